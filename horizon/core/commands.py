@@ -1,0 +1,118 @@
+"""What may be asked of Horizon. A command may be refused; what it leads to is in ``core.events``."""
+
+from __future__ import annotations
+
+from msgspec import UNSET, Struct, UnsetType
+
+from horizon.core.model import Exit, Inventory, JobSpec, Priority
+
+
+class Submit(Struct, frozen=True):
+    """Run this job. The id is made outside the core, by whoever asks."""
+
+    job_id: str
+    spec: JobSpec
+
+
+class SubmitBatch(Struct, frozen=True):
+    """Run these jobs: all are taken or none is."""
+
+    jobs: tuple[Submit, ...]
+
+
+class Cancel(Struct, frozen=True):
+    """End this job, whatever it is doing."""
+
+    job_id: str
+    reason: str = ""
+    version: int | None = None
+    """Only if the job is still at this version."""
+
+
+class Update(Struct, frozen=True):
+    """Change what may change after submission; a field left unset stays as it is."""
+
+    job_id: str
+    priority: Priority | UnsetType = UNSET
+    time_limit_s: int | UnsetType = UNSET
+    hold: bool | UnsetType = UNSET
+    version: int | None = None
+
+
+class Preempt(Struct, frozen=True):
+    """Stop this running job in favour of another; it goes back to the queue."""
+
+    job_id: str
+    by: str
+    reason: str
+
+
+class SetShare(Struct, frozen=True):
+    """Give an account or a user this weight among its siblings."""
+
+    path: str
+    weight: int
+    user: bool | None = None
+    """Whether the path names a user rather than an account; needed only for one not seen before."""
+
+
+class RegisterNode(Struct, frozen=True):
+    """A node is there, with this inventory."""
+
+    inventory: Inventory
+
+
+class LoseNode(Struct, frozen=True):
+    """A node that was registered is not there any more."""
+
+    name: str
+    reason: str
+
+
+class ReportStarted(Struct, frozen=True):
+    """Every process of the attempt has been started."""
+
+    job_id: str
+    attempt: int
+
+
+class ReportEnded(Struct, frozen=True):
+    """The attempt's own processes have ended with this result.
+
+    ``started`` is false when the launch itself failed. ``lost`` is true when nothing is known of how the
+    attempt ended (its keeper was killed, the node went down). ``released`` is true when every process it
+    ever started is confirmed gone; otherwise a ``ReportReleased`` follows.
+    """
+
+    job_id: str
+    attempt: int
+    exit: Exit
+    started: bool = True
+    lost: bool = False
+    released: bool = True
+
+
+class ReportReleased(Struct, frozen=True):
+    """Every process of the attempt is confirmed gone."""
+
+    job_id: str
+    attempt: int
+
+
+Report = ReportStarted | ReportEnded | ReportReleased
+Command = Submit | SubmitBatch | Cancel | Update | Preempt | SetShare | RegisterNode | LoseNode | Report
+
+
+def stream_of(command: Command) -> str | None:
+    """The stream whose state the command is decided on; None for one that only begins new streams."""
+    match command:
+        case Submit() | SubmitBatch():
+            return None
+        case SetShare():
+            return "share/" + command.path
+        case RegisterNode():
+            return "node/" + command.inventory.name
+        case LoseNode():
+            return "node/" + command.name
+        case _:
+            return "job/" + command.job_id

@@ -1,0 +1,293 @@
+"""What happened. One struct a fact, one sentence each: read this file first to audit a Horizon.
+
+An event is never refused and never changed. A field that has its default is left out of the stored bytes,
+so a default may never change; a new meaning is a new type, or a higher schema version and an upcaster.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final, get_args
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from horizon.core.model import Allocation, Exit, Inventory, JobSpec, Priority
+
+
+class Cause(StrEnum):
+    """Why a job was given its place now: its turn had come, or it filled a gap, or others made way."""
+
+    PRIORITY = "priority"
+    BACKFILL = "backfill"
+    PREEMPTION = "preemption"
+
+
+class RequeueCause(StrEnum):
+    """Why a job went back to the queue; only a retry spends one of the job's retries."""
+
+    RETRY = "retry"
+    LOST = "lost"
+    PREEMPTION = "preemption"
+
+
+class Event(
+    Struct, frozen=True, gc=False, tag=True, omit_defaults=True, forbid_unknown_fields=True, kw_only=True
+):
+    """The base of all facts."""
+
+    @property
+    def stream(self) -> str:
+        """What the fact is about: its history in the log."""
+        raise NotImplementedError
+
+
+class JobEvent(Event):
+    """A fact about one job."""
+
+    job_id: str
+
+    @property
+    def stream(self) -> str:
+        return "job/" + self.job_id
+
+
+class JobSubmitted(JobEvent):
+    """A user asked for a job to be run and Horizon took it."""
+
+    number: int
+    spec: JobSpec
+
+
+class JobHeld(JobEvent):
+    """Someone asked that a waiting job not be started until it is released."""
+
+
+class JobReleased(JobEvent):
+    """A waiting job may be started from now on."""
+
+    begin_reached: bool = False
+    """Whether its begin time came, rather than someone releasing it."""
+
+
+class JobUpdated(JobEvent):
+    """Someone changed what may change of a job after submission."""
+
+    priority: Priority | UnsetType = UNSET
+    time_limit_s: int | UnsetType = UNSET
+
+
+class JobScheduled(JobEvent):
+    """A cycle gave a waiting job exactly these devices, cores and memory."""
+
+    attempt: int
+    allocation: Allocation
+    cycle: int
+    now_us: int
+    """The cycle's only notion of time."""
+    rank: int
+    """Its place in the order the cycle walked, from 1."""
+    score: float
+    """Effective usage over weight of its owner's leaf in the share tree as the cycle began, in GPU-seconds."""
+    policy_version: int = 0
+    cause: Cause = Cause.PRIORITY
+
+
+class JobStarted(JobEvent):
+    """Every process of the attempt has been started."""
+
+    attempt: int
+
+
+class TimeLimitReached(JobEvent):
+    """A running job used up its time limit and is being stopped."""
+
+    attempt: int
+    time_limit_s: int
+
+
+class PreemptionRequested(JobEvent):
+    """A running job is being stopped so that another may have its devices."""
+
+    attempt: int
+    by: str
+    reason: str
+
+
+class JobPreempted(JobEvent):
+    """A running job made way for another; it goes back to the queue."""
+
+    attempt: int
+    by: str
+    lost_gpu_us: int
+    """GPU-microseconds of work lost, since its start."""
+
+
+class JobRequeued(JobEvent):
+    """A job went back to the queue, at the place its submission gives it."""
+
+    cause: RequeueCause
+    reason: str
+    exit: Exit | None = None
+
+
+class JobCompleted(JobEvent):
+    """A job's command ended well."""
+
+    attempt: int
+    exit: Exit
+
+
+class JobFailed(JobEvent):
+    """A job's command ended badly, could not be started, or ran out of time."""
+
+    reason: str
+    attempt: int = 0
+    exit: Exit | None = None
+
+
+class JobCancelled(JobEvent):
+    """Someone ended a job before its command had."""
+
+    by: str
+    reason: str = ""
+
+
+class AllocationReleased(JobEvent):
+    """Every process of the attempt is confirmed gone: what it held is free again."""
+
+    attempt: int
+    exit: Exit | None = None
+    """How the processes ended, where the job had ended before them."""
+
+
+class NodeEvent(Event):
+    """A fact about one node."""
+
+    node: str
+
+    @property
+    def stream(self) -> str:
+        return "node/" + self.node
+
+
+class NodeRegistered(NodeEvent):
+    """A node joined with this inventory, or came back with the same."""
+
+    inventory: Inventory
+
+
+class NodeChanged(NodeEvent):
+    """A known node came back with another inventory."""
+
+    inventory: Inventory
+
+
+class NodeLost(NodeEvent):
+    """A node is not there any more; nothing is placed on it until it is registered again."""
+
+    reason: str
+
+
+class ShareSet(Event):
+    """An account or a user got this weight among its siblings."""
+
+    path: str
+    weight: int
+    user: bool = False
+    """Whether the last segment of the path is a user under the account before it."""
+
+    @property
+    def stream(self) -> str:
+        return "share/" + self.path
+
+
+class LeaderElected(Event):
+    """A scheduler became the only writer of the log, for the term that this epoch names."""
+
+    epoch: int
+    host: str
+    pid: int
+    version: str
+    config_digest: str
+
+    @property
+    def stream(self) -> str:
+        return "system"
+
+
+AnyEvent = (
+    JobSubmitted
+    | JobHeld
+    | JobReleased
+    | JobUpdated
+    | JobScheduled
+    | JobStarted
+    | TimeLimitReached
+    | PreemptionRequested
+    | JobPreempted
+    | JobRequeued
+    | JobCompleted
+    | JobFailed
+    | JobCancelled
+    | AllocationReleased
+    | NodeRegistered
+    | NodeChanged
+    | NodeLost
+    | ShareSet
+    | LeaderElected
+)
+EVENT_TYPES: Final[tuple[type[Event], ...]] = get_args(AnyEvent)
+
+SCHEMA_VERSIONS: Final[dict[str, int]] = {cls.__name__: 1 for cls in EVENT_TYPES}
+"""The version of each type that this program writes; it refuses to fold a newer one."""
+
+
+class Recorded(Struct, frozen=True, gc=False):
+    """An event in its envelope: its place in the log and where it came from."""
+
+    position: int
+    """Its place in the whole log, from 1, without gaps."""
+    recorded_at_us: int
+    """When it was recorded; never decreases along the log."""
+    epoch: int
+    type: str
+    schema_version: int
+    stream: str
+    stream_version: int
+    """Its place in its stream, from 1."""
+    actor: str
+    command_id: bytes
+    """16 bytes: the command it came from."""
+    correlation_id: bytes
+    """16 bytes: the command that began the story it belongs to."""
+    causation: int
+    """Position of the event that led to it, 0 when the cause is outside the log."""
+    payload: bytes
+    """The exact JSON that was hashed."""
+    hash: bytes
+    """SHA-256 over the header, which holds the hash of the event before."""
+    event: Event
+
+
+class Draft(Struct, frozen=True, gc=False):
+    """An event that has been decided but is not in the log yet."""
+
+    event: Event
+    stream: str
+    stream_version: int
+    actor: str
+    command_id: bytes
+    correlation_id: bytes
+    causation: int
+
+
+_ENCODER: Final = msgspec.json.Encoder(order="deterministic")
+_DECODER: Final = msgspec.json.Decoder(AnyEvent)
+
+encode = _ENCODER.encode
+
+
+def decode(payload: bytes) -> Event:
+    """The event in a stored payload; ``msgspec.ValidationError`` for a type or field this program lacks."""
+    return _DECODER.decode(payload)

@@ -1,0 +1,166 @@
+"""The nouns: what a job asks for, what an attempt holds, what a node has.
+
+Everything here is a value. What changes over time is in ``core.state``; what happened is in ``core.events``.
+Times are integer microseconds since 1970 UTC (``_us``), memory is MiB, resources are integers.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, StrEnum
+from typing import Final, Self
+
+from msgspec import Struct
+
+from horizon.core import limits
+
+
+class Priority(str, Enum):
+    """How soon a job wants to start. A higher ``rank`` goes first."""
+
+    rank: int
+
+    def __new__(cls, label: str, rank: int) -> Self:
+        member = str.__new__(cls, label)
+        member._value_ = label
+        member.rank = rank
+        return member
+
+    LOW = "Low", 0
+    NORMAL = "Normal", 1
+    HIGH = "High", 2
+    URGENT = "Urgent", 3
+
+
+class JobState(StrEnum):
+    """Where a job is in its life. What it holds is a matter of its allocation, not of its state."""
+
+    QUEUED = "Queued"
+    SCHEDULED = "Scheduled"
+    RUNNING = "Running"
+    PREEMPTED = "Preempted"
+    COMPLETED = "Completed"
+    FAILED = "Failed"
+    CANCELLED = "Cancelled"
+
+    @property
+    def ended(self) -> bool:
+        return not LEGAL_MOVES[self]
+
+
+LEGAL_MOVES: Final[dict[JobState, frozenset[JobState]]] = {
+    JobState.QUEUED: frozenset({JobState.SCHEDULED, JobState.CANCELLED, JobState.FAILED}),
+    JobState.SCHEDULED: frozenset({JobState.RUNNING, JobState.QUEUED, JobState.FAILED, JobState.CANCELLED}),
+    JobState.RUNNING: frozenset(
+        {
+            JobState.COMPLETED,
+            JobState.FAILED,
+            JobState.PREEMPTED,
+            JobState.QUEUED,
+            JobState.CANCELLED,
+        }
+    ),
+    JobState.PREEMPTED: frozenset({JobState.QUEUED, JobState.CANCELLED}),
+    JobState.COMPLETED: frozenset(),
+    JobState.FAILED: frozenset(),
+    JobState.CANCELLED: frozenset(),
+}
+"""Every legal move; any other is refused by ``decide``."""
+
+
+class AllocationState(StrEnum):
+    """``held`` while an attempt may run, ``releasing`` from its end until its processes are confirmed gone."""
+
+    HELD = "held"
+    RELEASING = "releasing"
+
+
+class JobSpec(Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
+    """What a user asked for, as it is recorded for ever.
+
+    A field that has its default is left out of the record, so a default may never change: a new meaning
+    needs a new field. Environment values and scripts are secrets: the log holds their SHA-256, the bytes
+    are blobs beside it.
+    """
+
+    user_id: str
+    command: str | tuple[str, ...] = ""
+    """A string is run by ``/bin/sh -c``, a list as it is; empty when there is a script."""
+    gpu_count: int = 1
+    """GPUs in all, over every node of a gang; 0 for a CPU job."""
+    priority: Priority = Priority.NORMAL
+    account: str = limits.DEFAULT_ACCOUNT
+    job_name: str = ""
+    gpu_type: str | None = None
+    gpu_memory_mib: int = 0
+    """Each GPU has at least this much."""
+    cpu_cores: int = 0
+    """Cores in all; 0 reserves none."""
+    memory_mib: int = 0
+    """Memory in all; 0 reserves none."""
+    nodes: int = 0
+    """Gang size; 0 lets Horizon take one node, or as few as can ever hold the job."""
+    exclusive: bool = False
+    time_limit_s: int = 0
+    """0 for none."""
+    grace_period_s: int = limits.DEFAULT_GRACE_PERIOD_S
+    """From SIGTERM to SIGKILL when the job is stopped."""
+    max_retries: int = 0
+    preemptible: bool = False
+    hold: bool = False
+    begin_at_us: int = 0
+    constraints: dict[str, str] = {}
+    labels: dict[str, str] = {}
+    comment: str = ""
+    working_dir: str | None = None
+    environment_names: tuple[str, ...] = ()
+    environment_digest: str | None = None
+    script_digest: str | None = None
+
+
+class Placement(Struct, frozen=True, gc=False, omit_defaults=True):
+    """What an attempt holds on one node."""
+
+    node: str
+    gpu_ids: tuple[str, ...] = ()
+    cpu_cores: int = 0
+    memory_mib: int = 0
+
+
+Allocation = tuple[Placement, ...]
+"""What an attempt holds: one placement a node, in the order of the gang's ranks."""
+
+
+class Device(Struct, frozen=True, omit_defaults=True):
+    """One GPU (or MIG slice), named by its UUID."""
+
+    uuid: str
+    index: int
+    gpu_type: str
+    memory_mib: int
+
+
+class Inventory(Struct, frozen=True, omit_defaults=True):
+    """What a node has, as its runner found it."""
+
+    name: str
+    cpu_cores: int
+    memory_mib: int
+    devices: tuple[Device, ...] = ()
+    labels: dict[str, str] = {}
+    simulated: bool = False
+
+
+class Exit(Struct, frozen=True, omit_defaults=True):
+    """How an attempt's processes ended.
+
+    Exactly one of ``exit_code`` and ``signal`` is set when the process ran and its status was read;
+    neither when it never ran or its status is lost, and then ``error`` says why.
+    """
+
+    exit_code: int | None = None
+    signal: int | None = None
+    error: str | None = None
+
+    @property
+    def succeeded(self) -> bool:
+        return self.exit_code == 0 and self.error is None

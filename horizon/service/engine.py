@@ -1,0 +1,541 @@
+"""The single writer. Everything that changes Horizon passes through one loop here:
+
+    gather (cycle and inbox -> events)  ->  append  ->  evolve  ->  answer  ->  launch and stop
+
+Nothing is answered and no process is started before its event is durable. Whatever arrives while one batch
+commits forms the next one: group commit without a timer. The engine makes none of its parts; store,
+executor, clock and ids are given to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+import structlog
+from msgspec import Struct
+
+import horizon
+from horizon.core import commands as cmd
+from horizon.core import events as ev
+from horizon.core.blobs import decode_environment
+from horizon.core.decide import Events, Given, Rejected, decide
+from horizon.core.evolve import evolve
+from horizon.core.model import AllocationState, JobState
+from horizon.core.schedule import schedule
+from horizon.core.state import Job, State
+from horizon.executors.port import AttemptKey, Executor, Held, Launch
+from horizon.service.batch import BatchBuilder
+from horizon.service.clock import Clock, Ids
+from horizon.service.config import EngineConfig
+from horizon.service.metrics import EngineMetrics
+from horizon.service.recovery import fold_log
+from horizon.store.port import Answer, Batch, Corrupt, EventStore, Fenced, StoreError, Unavailable, UnknownOutcome
+
+log = structlog.get_logger()
+
+SCHEDULER: Final = "scheduler"
+EXECUTOR: Final = "executor"
+
+TIMER_S_MAX: Final = 30.0
+"""The timer runs on monotonic time and deadlines on the clock: look again this often, should that be set."""
+
+Render = Callable[[State, Events, int], tuple[int, bytes]]
+"""Makes the answer (status, body) to a command from what was decided, recorded at the given time."""
+
+
+class Busy(Exception):
+    """The inbox is full: try again in a moment. Nothing was changed."""
+
+
+class Stopped(Exception):
+    """This scheduler does not lead (any more). The message says why."""
+
+
+class KeyReused(Exception):
+    """An idempotency key came with another request than the first time."""
+
+
+class Reply(Struct, frozen=True):
+    """What is answered to whoever asked."""
+
+    status: int
+    body: bytes
+    replayed: bool = False
+    """Whether it was answered before, to the same idempotency key."""
+
+
+class Ask(Struct):
+    """A command on its way through the engine."""
+
+    command: cmd.Command
+    actor: str
+    command_id: bytes
+    render: Render | None = None
+    future: asyncio.Future[Reply] | None = None
+    key: str | None = None
+    fingerprint: bytes = b""
+    blobs: dict[str, bytes] = {}
+    weight: int = 1
+    reply: Reply | None = None
+
+
+_WORTH_A_CYCLE: Final = (
+    ev.JobSubmitted,
+    ev.JobReleased,
+    ev.JobRequeued,
+    ev.JobUpdated,
+    ev.AllocationReleased,
+    ev.NodeRegistered,
+    ev.NodeChanged,
+    ev.ShareSet,
+)
+"""After any of these a job may start that could not before."""
+
+
+class Engine:
+    """Leads one log. ``state`` may be read at any time and holds durable facts only."""
+
+    def __init__(
+        self,
+        store: EventStore,
+        executor: Executor,
+        clock: Clock,
+        ids: Ids,
+        config: EngineConfig | None = None,
+        metrics: EngineMetrics | None = None,
+    ) -> None:
+        self.store = store
+        self.executor = executor
+        self.ids = ids
+        self.metrics = metrics or EngineMetrics()
+        self.state = State()
+        self._clock = clock
+        self._config = config or EngineConfig()
+        self._inbox: deque[Ask] = deque()
+        self._inbox_jobs = 0
+        self._asks: list[Ask] = []
+        """What the batch in hand will answer."""
+        self._wake = asyncio.Event()
+        self._cycle_due = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_us: int | None = None
+        self._loop_task: asyncio.Task[None] | None = None
+        self._launches: set[asyncio.Task[None]] = set()
+        self._in_flight: dict[str, Ask] = {}
+        self._answers: OrderedDict[str, Answer] = OrderedDict()
+        self.ready = False
+        self.stopped: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        """Resolves with the reason when the engine has stopped leading by itself."""
+
+    # --- starting and stopping ------------------------------------------------------------------------
+
+    async def start(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+        """Take the lead, rebuild the state, adopt what runs; then serve. Raises ``StoreError``."""
+        await self.store.open()
+        await self._lead(progress)
+        self._loop_task = asyncio.create_task(self._run(), name="engine")
+
+    async def stop(self) -> None:
+        """Finish the batch in hand and stop. Running jobs go on running; the next start adopts them."""
+        self.ready = False
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._loop_task is not None:
+            self._loop_task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._loop_task
+        await self.executor.close()
+        self._refuse_all(Stopped("Horizon is shutting down"))
+        await self.store.close()
+
+    async def _lead(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+        """Raise the epoch, fold the log, record that we lead, then take over nodes and attempts."""
+        await self.executor.close()
+        head = await self.store.elect()
+        self.state = await fold_log(self.store, head, progress)
+        inventories = await self.executor.open(head.epoch, self._report)
+        batch = BatchBuilder(self.state)
+        now_us = self._now_us()
+        elected = ev.LeaderElected(
+            epoch=head.epoch,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            version=horizon.__version__,
+            config_digest=self._config.digest(),
+        )
+        batch.add((elected,), SCHEDULER, self.ids.new(), 0)
+        names = {inventory.name for inventory in inventories}
+        joins: list[cmd.Command] = [cmd.RegisterNode(inventory) for inventory in inventories]
+        leaves: list[cmd.Command] = [
+            cmd.LoseNode(name, "it is not among this scheduler's nodes any more")
+            for name in self.state.nodes
+            if name not in names
+        ]
+        for command in joins + leaves:
+            given = Given(EXECUTOR, now_us, batch.next_number)
+            batch.add(decide(self.state, command, given), EXECUTOR, self.ids.new(), 0)
+        recorded = await self.store.append(Batch(tuple(batch.drafts), now_us))
+        self._evolve(recorded)
+        await self._adopt()
+        self._cycle_due = True
+        self._wake.set()
+        self.ready = True
+        log.info("leading", epoch=head.epoch, position=self.state.position, jobs=len(self.state.jobs))
+
+    async def _adopt(self) -> None:
+        """Hand the attempts that the log says hold something to the executor; launch those it never saw."""
+        held = [
+            Held(
+                _key(job),
+                len(job.allocation),
+                started=job.started_at_us > 0,
+                stopping=job.allocation_state is AllocationState.RELEASING or job.stop is not None,
+                grace_period_s=job.spec.grace_period_s,
+            )
+            for job in self.state.holding.values()
+        ]
+        never_launched = await self.executor.adopt(held)
+        for job in list(self.state.holding.values()):
+            if _key(job) in never_launched and job.state is JobState.SCHEDULED:
+                self._launch_soon(job)
+
+    # --- asking ---------------------------------------------------------------------------------------
+
+    async def ask(
+        self,
+        command: cmd.Command,
+        actor: str,
+        render: Render,
+        *,
+        blobs: dict[str, bytes] | None = None,
+        key: str | None = None,
+        fingerprint: bytes = b"",
+        weight: int = 1,
+    ) -> Reply:
+        """Have a command decided, and its events made durable, before it is answered.
+
+        With an idempotency ``key`` the command takes effect once for the life of the log, however often it
+        is asked. Raises ``Rejected``, ``Busy``, ``Stopped``, ``KeyReused``, ``StoreError``.
+        """
+        if key is not None:
+            earlier = await self._answered(key, fingerprint)
+            if earlier is not None:
+                return earlier
+        if not self.ready:
+            raise Stopped("Horizon is not leading yet; try again in a moment")
+        if self._inbox_jobs + weight > self._config.inbox_jobs_max and self._inbox_jobs:
+            raise Busy("too many requests are waiting; try again in a moment")
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        ask = Ask(command, actor, self.ids.new(), render, future, key, fingerprint, blobs or {}, weight)
+        if key is not None:
+            self._in_flight[key] = ask
+        self._inbox_jobs += weight
+        self._put(ask)
+        # A caller that goes away does not take back what it asked; one that shares a key must not end the
+        # others' wait.
+        return await (future if key is None else asyncio.shield(future))
+
+    async def _answered(self, key: str, fingerprint: bytes) -> Reply | None:
+        """The answer under this key, when it was given before or is on its way."""
+        while True:
+            in_flight = self._in_flight.get(key)
+            if in_flight is not None:
+                assert in_flight.future is not None
+                if in_flight.fingerprint != fingerprint:
+                    raise KeyReused(key)
+                reply = await asyncio.shield(in_flight.future)
+                return Reply(reply.status, reply.body, replayed=True)
+            answer = self._answers.get(key)
+            if answer is None:
+                answer = await self.store.answer(key)
+            if answer is not None:
+                if answer.fingerprint != fingerprint:
+                    raise KeyReused(key)
+                return Reply(answer.status, answer.body, replayed=True)
+            if key not in self._in_flight:  # nobody else began while the store was being asked
+                return None
+
+    def _report(self, report: cmd.Report) -> None:
+        self._put(Ask(report, EXECUTOR, self.ids.new(), weight=0))
+
+    def _put(self, ask: Ask) -> None:
+        self._inbox.append(ask)
+        self._wake.set()
+
+    # --- the loop -------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                await self._round()
+        except Fenced as error:
+            self._step_down(f"another scheduler leads this log now: {error}")
+        except Corrupt as error:
+            self._step_down(str(error))
+        except Exception as error:
+            log.exception("the engine failed")
+            self._step_down(f"internal error: {type(error).__name__}: {error}")
+
+    async def _round(self) -> None:
+        """One batch: decide, append, evolve, answer, act."""
+        now_us = self._now_us()
+        batch, self._asks = self._gather(now_us)
+        recorded: tuple[ev.Recorded, ...] | None = ()
+        if batch.drafts:
+            recorded = await self._append(batch, self._asks, now_us)
+            if recorded is None:
+                return
+            self._evolve(recorded)
+        for ask in self._asks:
+            self._answer(ask)
+        self._asks = []
+        self._act(recorded)
+        if self._cycle_due or self._inbox:
+            self._wake.set()
+        self._arm_timer()
+
+    def _gather(self, now_us: int) -> tuple[BatchBuilder, list[Ask]]:
+        """Decide what is due and what was asked, all on the same durable state."""
+        batch = BatchBuilder(self.state)
+        if self._cycle_due:
+            self._cycle(batch, now_us)
+        asks: list[Ask] = []
+        deferred: list[Ask] = []
+        waiting: set[str | None] = set()
+        while self._inbox and len(batch.drafts) < self._config.append_events_max:
+            ask = self._inbox.popleft()
+            stream = cmd.stream_of(ask.command)
+            if stream is not None and (stream in waiting or batch.touches(stream)):
+                waiting.add(stream)
+                deferred.append(ask)
+                continue
+            self._decide(batch, ask, now_us)
+            asks.append(ask)
+        self._inbox.extendleft(reversed(deferred))
+        return batch, asks
+
+    def _cycle(self, batch: BatchBuilder, now_us: int) -> None:
+        began = time.perf_counter()
+        self._cycle_due = False
+        cycle = schedule(self.state, now_us)
+        batch.add(cycle.events, SCHEDULER, self.ids.new(), self.state.position)
+        if cycle.more:
+            self._cycle_due = True
+        self.metrics.cycle(time.perf_counter() - began, cycle.examined)
+
+    def _decide(self, batch: BatchBuilder, ask: Ask, now_us: int) -> None:
+        given = Given(ask.actor, now_us, batch.next_number)
+        try:
+            events = decide(self.state, ask.command, given)
+            if ask.render is not None:
+                status, body = ask.render(self.state, events, now_us)
+                ask.reply = Reply(status, body)
+        except Rejected as refusal:
+            self._refuse(ask, refusal)
+            return
+        except Exception as error:  # deciding is pure, so only this command is harmed
+            log.exception("a command could not be decided", command=repr(ask.command))
+            self._refuse(ask, error)
+            return
+        batch.add(events, ask.actor, ask.command_id, self._causation(ask))
+
+    def _causation(self, ask: Ask) -> int:
+        """A report is caused by the last thing that happened to its job; what a person asks has no cause here."""
+        if ask.actor != EXECUTOR or not isinstance(ask.command, cmd.Report):
+            return 0
+        job = self.state.jobs.get(ask.command.job_id)
+        return job.positions[-1] if job is not None else 0
+
+    async def _append(
+        self, builder: BatchBuilder, asks: list[Ask], now_us: int
+    ) -> tuple[ev.Recorded, ...] | None:
+        """Make the batch durable; None when it is not in the log and its commands have been dealt with."""
+        answers = tuple(
+            Answer(ask.key, ask.fingerprint, ask.reply.status, ask.reply.body)
+            for ask in asks
+            if ask.key is not None and ask.reply is not None
+        )
+        blobs = {digest: data for ask in asks for digest, data in ask.blobs.items() if ask.reply is not None}
+        batch = Batch(tuple(builder.drafts), now_us, blobs, answers)
+        try:
+            return await self.store.append(batch)
+        except UnknownOutcome as unknown:
+            await self._settle(unknown, asks)
+        except Unavailable as error:
+            log.warning("the store is unavailable", error=str(error))
+            self._put_back(asks, error)
+            self._cycle_due = True
+            await asyncio.sleep(self._config.unavailable_retry_s)
+            self._wake.set()
+        return None
+
+    async def _settle(self, unknown: UnknownOutcome, asks: list[Ask]) -> None:
+        """Find out whether a batch is in the log, by raising the epoch first, and rebuild memory from there."""
+        self.ready = False
+        log.warning("the outcome of an append is unknown; settling it", error=str(unknown))
+        while True:
+            try:
+                await self._lead()
+                break
+            except (Unavailable, UnknownOutcome) as error:
+                log.warning("the store is unavailable", error=str(error))
+                await asyncio.sleep(self._config.unavailable_retry_s)
+        if self._is_in_log(unknown, await self.store.read_at([unknown.position])):
+            for ask in asks:
+                self._answer(ask)
+        else:  # and never will be: its epoch is over
+            self._put_back(asks, None)
+        self._wake.set()
+
+    @staticmethod
+    def _is_in_log(unknown: UnknownOutcome, found: list[ev.Recorded]) -> bool:
+        return bool(found) and found[0].hash == unknown.hash
+
+    def _put_back(self, asks: list[Ask], error: StoreError | None) -> None:
+        """Decide the commands anew in the next batch; with an error, refuse those that someone waits for."""
+        for ask in reversed(asks):
+            if ask.future is None or (error is None and not ask.future.done()):
+                ask.reply = None
+                self._inbox.appendleft(ask)
+            elif error is not None and not ask.future.done():
+                self._refuse(ask, error)
+
+    # --- what follows from what is durable ------------------------------------------------------------
+
+    def _evolve(self, recorded: tuple[ev.Recorded, ...]) -> None:
+        for one in recorded:
+            evolve(self.state, one)
+            if isinstance(one.event, _WORTH_A_CYCLE):
+                self._cycle_due = True
+        self.metrics.appended(recorded)
+
+    def _act(self, recorded: tuple[ev.Recorded, ...]) -> None:
+        """Start and stop processes as the log now says."""
+        for one in recorded:
+            event = one.event
+            if isinstance(event, ev.JobScheduled):
+                job = self.state.jobs[event.job_id]
+                self.metrics.wait(job.scheduled_at_us - job.created_at_us)
+                self._launch_soon(job)
+            elif isinstance(event, ev.JobCancelled | ev.TimeLimitReached | ev.PreemptionRequested):
+                job = self.state.jobs[event.job_id]
+                if job.allocation_state is not None:
+                    self.executor.stop(_key(job), job.spec.grace_period_s)
+
+    def _launch_soon(self, job: Job) -> None:
+        spec = job.spec
+        digests = [digest for digest in (spec.environment_digest, spec.script_digest) if digest]
+        if not digests:
+            self.executor.launch(self._launch(job, {}))
+            return
+        task = asyncio.create_task(self._launch_with_blobs(job, digests))
+        self._launches.add(task)
+        task.add_done_callback(self._launches.discard)
+
+    async def _launch_with_blobs(self, job: Job, digests: list[str]) -> None:
+        key = _key(job)
+        while True:
+            try:
+                blobs = await self.store.blobs(digests)
+                break
+            except StoreError as error:
+                log.warning("cannot read a job's environment yet", job=job.number, error=str(error))
+                await asyncio.sleep(self._config.unavailable_retry_s)
+        if job.attempt == key.attempt and job.allocation_state is AllocationState.HELD:
+            self.executor.launch(self._launch(job, blobs))
+        elif job.attempt == key.attempt:
+            self.executor.stop(key, 0)
+
+    def _launch(self, job: Job, blobs: dict[str, bytes]) -> Launch:
+        spec = job.spec
+        return Launch(
+            key=_key(job),
+            number=job.number,
+            epoch=self.state.epoch,
+            user_id=spec.user_id,
+            job_name=spec.job_name,
+            allocation=job.allocation,
+            command=spec.command,
+            script=blobs.get(spec.script_digest) if spec.script_digest else None,
+            environment=decode_environment(blobs.get(spec.environment_digest or "")),
+            working_dir=spec.working_dir,
+        )
+
+    # --- answering ------------------------------------------------------------------------------------
+
+    def _answer(self, ask: Ask) -> None:
+        if ask.reply is None or ask.future is None:
+            return  # a report, or refused already
+        self._inbox_jobs -= ask.weight
+        if ask.key is not None:
+            del self._in_flight[ask.key]
+            self._answers[ask.key] = Answer(ask.key, ask.fingerprint, ask.reply.status, ask.reply.body)
+            if len(self._answers) > self._config.answers_cached_max:
+                self._answers.popitem(last=False)
+        if not ask.future.done():
+            ask.future.set_result(ask.reply)
+
+    def _refuse(self, ask: Ask, error: Exception) -> None:
+        ask.reply = None
+        if ask.future is None:
+            log.error("a report was refused", command=repr(ask.command), error=str(error))
+            return
+        self._inbox_jobs -= ask.weight
+        if ask.key is not None:
+            del self._in_flight[ask.key]
+        if not ask.future.done():
+            ask.future.set_exception(error)
+            ask.future.exception()  # the caller may be gone: that it is never retrieved is no fault
+
+    def _refuse_all(self, error: Exception) -> None:
+        asks = [*self._asks, *self._inbox]
+        self._asks = []
+        self._inbox.clear()
+        for ask in asks:
+            if ask.future is not None and not ask.future.done():
+                self._refuse(ask, error)
+
+    def _step_down(self, reason: str) -> None:
+        """Stop leading at once: answer nobody, start nothing."""
+        self.ready = False
+        log.error("stepping down", reason=reason)
+        self._refuse_all(Stopped(reason))
+        if not self.stopped.done():
+            self.stopped.set_result(reason)
+
+    # --- time -----------------------------------------------------------------------------------------
+
+    def _now_us(self) -> int:
+        """The clock, but never before what is in the log."""
+        return max(self._clock.now_us(), self.state.recorded_at_us)
+
+    def _arm_timer(self) -> None:
+        """Have a cycle run when time alone changes something: a limit is reached, a begin time comes."""
+        at_us = self.state.next_deadline_us()
+        if at_us == self._timer_us:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._timer_us = at_us
+        if at_us is not None:
+            delay_s = min(max(0.0, (at_us - self._clock.now_us()) / 1e6), TIMER_S_MAX)
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._tick)
+
+    def _tick(self) -> None:
+        self._timer, self._timer_us = None, None
+        self._cycle_due = True
+        self._wake.set()
+
+
+def _key(job: Job) -> AttemptKey:
+    return AttemptKey(job.id, job.attempt)

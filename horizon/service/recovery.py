@@ -1,0 +1,27 @@
+"""Folds the log into a fresh state: at start, and whenever memory can no longer be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from horizon.core.evolve import evolve
+from horizon.core.state import State
+from horizon.store.port import Corrupt, EventStore, Head
+
+PROGRESS_EVENTS = 50_000
+
+
+async def fold_log(
+    store: EventStore, head: Head, progress: Callable[[int, int], None] = lambda done, total: None
+) -> State:
+    """The state as of ``head``. Raises ``Corrupt`` when the log does not lead there. O(events)."""
+    state = State()
+    tip = None
+    async for recorded in store.read(0, head.position):
+        evolve(state, recorded)
+        tip = recorded.hash
+        if recorded.position % PROGRESS_EVENTS == 0:
+            progress(recorded.position, head.position)
+    if state.position != head.position or (tip is not None and tip != head.tip):
+        raise Corrupt(f"the log ends at {state.position}, but its head says {head.position}: events are missing")
+    return state

@@ -1,0 +1,155 @@
+"""Seals events into the hash chain and opens them again. Pure: both stores use it.
+
+``hash = SHA-256(0x00 || header)``, the header holding every field of the envelope, the digest of the payload
+and the hash of the event before. Integers are big-endian; a text is its length in two bytes and its UTF-8.
+The 0x00 makes every hash also a leaf of an RFC 6962 tree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+from struct import Struct as Packer
+from typing import Final
+
+import msgspec
+
+from horizon.core import events as ev
+from horizon.core.events import Draft, Recorded
+from horizon.store.port import Corrupt, Head
+
+HEADER_VERSION: Final = 1
+_FIXED: Final = Packer(">BBQqQHQQ16s16s32s32sHHH")
+"""0x00, header version, position, recorded_at_us, epoch, schema version, stream version, causation,
+command id, correlation id, payload digest, previous hash, and the lengths of type, stream and actor."""
+
+
+def header_hash(
+    position: int,
+    recorded_at_us: int,
+    epoch: int,
+    type: str,
+    schema_version: int,
+    stream: str,
+    stream_version: int,
+    actor: str,
+    command_id: bytes,
+    correlation_id: bytes,
+    causation: int,
+    payload: bytes,
+    previous: bytes,
+) -> bytes:
+    """The hash of one event."""
+    texts = (type.encode(), stream.encode(), actor.encode())
+    fixed = _FIXED.pack(
+        0x00,
+        HEADER_VERSION,
+        position,
+        recorded_at_us,
+        epoch,
+        schema_version,
+        stream_version,
+        causation,
+        command_id,
+        correlation_id,
+        sha256(payload).digest(),
+        previous,
+        len(texts[0]),
+        len(texts[1]),
+        len(texts[2]),
+    )
+    return sha256(b"".join((fixed, *texts))).digest()
+
+
+def seal(head: Head, drafts: Iterable[Draft], recorded_at_us: int) -> tuple[Recorded, ...]:
+    """Put drafts into envelopes behind the head. O(bytes)."""
+    assert recorded_at_us >= head.recorded_at_us, "time in the log never goes back"
+    position, previous, epoch = head.position, head.tip, head.epoch
+    sealed = []
+    for draft in drafts:
+        position += 1
+        event = draft.event
+        type = event.__class__.__name__
+        schema_version = ev.SCHEMA_VERSIONS[type]
+        payload = ev.encode(event)
+        previous = header_hash(
+            position,
+            recorded_at_us,
+            epoch,
+            type,
+            schema_version,
+            draft.stream,
+            draft.stream_version,
+            draft.actor,
+            draft.command_id,
+            draft.correlation_id,
+            draft.causation,
+            payload,
+            previous,
+        )
+        sealed.append(
+            Recorded(
+                position,
+                recorded_at_us,
+                epoch,
+                type,
+                schema_version,
+                draft.stream,
+                draft.stream_version,
+                draft.actor,
+                draft.command_id,
+                draft.correlation_id,
+                draft.causation,
+                payload,
+                previous,
+                event,
+            )
+        )
+    return tuple(sealed)
+
+
+def after(head: Head, sealed: Sequence[Recorded]) -> Head:
+    """Where the log ends once these are in it."""
+    last = sealed[-1]
+    return Head(head.log_id, last.epoch, last.position, last.hash, last.recorded_at_us)
+
+
+def open_payload(position: int, type: str, schema_version: int, payload: bytes) -> ev.Event:
+    """The event in a stored payload. An unknown or newer shape stops the program: it must not be guessed at."""
+    known = ev.SCHEMA_VERSIONS.get(type)
+    if known is None or schema_version > known:
+        message = (
+            f"event {position} is a {type} of schema version {schema_version}; this Horizon knows "
+            f"{'no such type' if known is None else f'up to version {known}'}: use the version that wrote it, or a newer one"
+        )
+        raise Corrupt(message)
+    try:
+        event = ev.decode(payload)
+    except msgspec.MsgspecError as error:
+        raise Corrupt(f"event {position} ({type}) cannot be read: {error}") from error
+    if event.__class__.__name__ != type:
+        raise Corrupt(f"event {position} is filed as a {type} but holds a {event.__class__.__name__}")
+    return event
+
+
+def check_link(recorded: Recorded, position: int, previous: bytes) -> None:
+    """That an event is the next in the chain, and is what was hashed."""
+    if recorded.position != position:
+        raise Corrupt(f"the log has a gap: after {position - 1} comes {recorded.position}")
+    expected = header_hash(
+        recorded.position,
+        recorded.recorded_at_us,
+        recorded.epoch,
+        recorded.type,
+        recorded.schema_version,
+        recorded.stream,
+        recorded.stream_version,
+        recorded.actor,
+        recorded.command_id,
+        recorded.correlation_id,
+        recorded.causation,
+        recorded.payload,
+        previous,
+    )
+    if expected != recorded.hash:
+        raise Corrupt(f"event {position} has been changed, or the one before it: its hash does not match")

@@ -1,0 +1,120 @@
+"""The door to the log: append to it, read it, look up what stands beside it.
+
+A store remembers and decides nothing. One engine holds it for one epoch; an append says whether the log
+took the batch, and nothing is true before it did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from typing import Protocol
+
+from msgspec import Struct
+
+from horizon.core.events import Draft, Recorded
+
+GENESIS_HASH = bytes(32)
+"""What stands for the hash of the event before the first."""
+
+
+class Head(Struct, frozen=True):
+    """Where the log ends."""
+
+    log_id: bytes
+    """16 random bytes made with the log; they tell two logs apart."""
+    epoch: int
+    position: int
+    tip: bytes
+    """The hash of the last event."""
+    recorded_at_us: int
+
+
+class Answer(Struct, frozen=True):
+    """What was answered to a mutation that carried an idempotency key."""
+
+    key: str
+    fingerprint: bytes
+    """SHA-256 over what was asked: the same key with another fingerprint is a mistake of the caller."""
+    status: int
+    body: bytes
+
+
+class Batch(Struct, frozen=True):
+    """What one append makes durable, all of it or none."""
+
+    drafts: tuple[Draft, ...]
+    recorded_at_us: int
+    blobs: dict[str, bytes] = {}
+    """By SHA-256 in hex; content-addressed, so writing one twice changes nothing."""
+    answers: tuple[Answer, ...] = ()
+
+
+class StoreError(Exception):
+    """The base of what a store may raise; the message says what to do."""
+
+
+class Unavailable(StoreError):
+    """The store cannot be used: unreachable, refused, unfit. Nothing was appended."""
+
+
+class Fenced(StoreError):
+    """Another leader has a newer epoch: this one must stop at once and drop its memory."""
+
+
+class UnknownOutcome(StoreError):
+    """The connection broke around the commit: the batch is in the log or will never be.
+
+    ``elect`` settles which. The engine then rebuilds its memory from the log; it never appends again blindly.
+    """
+
+    def __init__(self, message: str, position: int, hash: bytes) -> None:
+        super().__init__(message)
+        self.position = position
+        """Where the last event of the batch would be."""
+        self.hash = hash
+        """What its hash would be."""
+
+
+class Corrupt(StoreError):
+    """What is in the log is not what was written, or is newer than this program knows."""
+
+
+class EventStore(Protocol):
+    """What the engine needs of any store. Used by one task at a time, but for reads, which may overlap."""
+
+    async def open(self) -> Head:
+        """Connect, bring the schema up to date, check that the store is fit; where the log ends."""
+        ...
+
+    async def elect(self) -> Head:
+        """Become the only writer: raise the epoch by one. Returns only when the fate of every earlier append is sealed."""
+        ...
+
+    async def append(self, batch: Batch) -> tuple[Recorded, ...]:
+        """Add the batch to the end of the log, in one statement.
+
+        Raises ``Fenced``, ``UnknownOutcome``, or ``Unavailable`` when it surely did not happen.
+        """
+        ...
+
+    def read(self, after: int, limit: int | None = None) -> AsyncIterator[Recorded]:
+        """The events after this position, in order, in short reads; ``Corrupt`` where the chain breaks."""
+        ...
+
+    async def read_at(self, positions: Iterable[int]) -> list[Recorded]:
+        """The events at these positions, in order of position."""
+        ...
+
+    async def blobs(self, digests: Iterable[str]) -> dict[str, bytes]:
+        """The blobs that are there, by digest."""
+        ...
+
+    async def answer(self, key: str) -> Answer | None:
+        """The stored answer under this idempotency key."""
+        ...
+
+    async def ping(self) -> None:
+        """Whether the store answers: raises ``Unavailable`` when it does not."""
+        ...
+
+    async def close(self) -> None: ...

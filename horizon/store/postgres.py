@@ -1,0 +1,358 @@
+"""The log in Postgres 14 or newer. The contract is ``store.port``, the bytes are ``store.codec``.
+
+One connection writes, as a role that may insert and not change; a small pool reads. An append is one
+statement and one round trip: it moves the head by compare-and-swap on (epoch, position, tip) and inserts
+the batch in the same breath, so whoever lost the lead changes 0 rows and knows it.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator, Iterable
+from typing import Any, Final
+
+import asyncpg
+import structlog
+
+from horizon.core.events import Recorded
+from horizon.store import codec
+from horizon.store.migrate import SCHEMA_REVISION, current_revision, migrate
+from horizon.store.port import (
+    GENESIS_HASH,
+    Answer,
+    Batch,
+    Corrupt,
+    Fenced,
+    Head,
+    StoreError,
+    Unavailable,
+    UnknownOutcome,
+)
+
+log = structlog.get_logger()
+
+VERSION_MIN: Final = 140_000
+READ_EVENTS: Final = 5_000
+"""Events per read: short reads hold no snapshot that would keep the head row from being pruned."""
+PARTITION_MARGIN: Final = 1_000_000
+"""The next partition is made when fewer positions than this have one."""
+READERS_MAX: Final = 4
+CONNECT_S_MAX: Final = 10.0
+
+_EVENTS: Final = """
+    INSERT INTO events (position, recorded_at_us, epoch, type, schema_version, stream, stream_version, actor,
+                        command_id, correlation_id, causation, payload, hash)
+    SELECT $2 + e.n, $5, $1, e.type, e.schema_version, e.stream, e.stream_version, e.actor,
+           e.command_id, e.correlation_id, e.causation, e.payload, e.hash
+    FROM head, unnest($7::text[], $8::smallint[], $9::text[], $10::bigint[], $11::text[],
+                      $12::bytea[], $13::bytea[], $14::bigint[], $15::bytea[], $16::bytea[])
+         WITH ORDINALITY AS e (type, schema_version, stream, stream_version, actor,
+                               command_id, correlation_id, causation, payload, hash, n)
+    RETURNING 1"""
+_HEAD: Final = """
+    UPDATE log_head SET position = $4, tip = $6, recorded_at_us = $5
+    WHERE id = 1 AND epoch = $1 AND position = $2 AND tip = $3
+    RETURNING position"""
+_APPEND: Final = f"WITH head AS ({_HEAD}), e AS ({_EVENTS}) SELECT count(*) FROM e"
+_APPEND_WITH: Final = f"""
+WITH head AS ({_HEAD}), e AS ({_EVENTS}),
+b AS (INSERT INTO blobs (digest, data)
+      SELECT b.* FROM head, unnest($17::text[], $18::bytea[]) AS b
+      ON CONFLICT (digest) DO NOTHING),
+a AS (INSERT INTO answers (key, fingerprint, status, body, position)
+      SELECT a.*, $4 FROM head, unnest($19::text[], $20::bytea[], $21::smallint[], $22::bytea[]) AS a)
+SELECT count(*) FROM e"""
+_COLUMNS: Final = """position, recorded_at_us, epoch, type, schema_version, stream, stream_version, actor,
+                     command_id, correlation_id, causation, payload, hash"""
+_SELECT: Final = f"SELECT {_COLUMNS} FROM events WHERE position > $1 ORDER BY position LIMIT $2"
+_SELECT_AT: Final = f"SELECT {_COLUMNS} FROM events WHERE position = ANY($1::bigint[]) ORDER BY position"
+_SELECT_HEAD: Final = "SELECT log_id, epoch, position, tip, recorded_at_us FROM log_head WHERE id = 1"
+_ELECT: Final = """UPDATE log_head SET epoch = epoch + 1 WHERE id = 1
+                   RETURNING log_id, epoch, position, tip, recorded_at_us"""
+
+_UNKNOWN_STATES: Final = ("08", "40003", "57P")
+"""SQLSTATEs after which a statement may have committed: connection trouble, and a backend told to go."""
+
+
+class PostgresStore:
+    """One scheduler's view of the log in a database."""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self._writer: asyncpg.Connection[Any] | None = None
+        self._append: Any = None
+        self._append_with: Any = None
+        self._readers: asyncpg.Pool[Any] | None = None
+        self._head: Head | None = None
+        self._partitions_end = 0
+        self._as_owner = False
+
+    # --- opening --------------------------------------------------------------------------------------
+
+    async def open(self) -> Head:
+        owner = await _connect(self._dsn)
+        try:
+            await _check_server(owner)
+            if await current_revision(owner) != SCHEMA_REVISION:
+                await _migrate(self._dsn, owner)
+            await _check_schema(owner)
+            self._as_owner = not await owner.fetchval(
+                "SELECT count(*) FROM pg_roles WHERE rolname = 'horizon_writer' AND pg_has_role(oid, 'MEMBER')"
+            )
+            if self._as_owner:
+                log.warning("the scheduler writes as the owner of the log: the role horizon_writer is not there")
+            head = _head(await owner.fetchrow(_SELECT_HEAD))
+        finally:
+            await owner.close()
+        await self._open_readers()
+        return head
+
+    async def _open_readers(self) -> None:
+        if self._readers is None:
+            try:
+                self._readers = await asyncpg.create_pool(
+                    self._dsn, min_size=1, max_size=READERS_MAX, timeout=CONNECT_S_MAX, server_settings=self._settings()
+                )
+            except (OSError, asyncpg.PostgresError, TimeoutError) as error:
+                raise Unavailable(f"Postgres cannot be reached: {error}") from error
+
+    def _settings(self) -> dict[str, str]:
+        role = {} if self._as_owner else {"role": "horizon_writer"}
+        return {"application_name": "horizon", **role}
+
+    async def elect(self) -> Head:
+        """Raise the epoch on a fresh connection.
+
+        The row lock makes this wait for any append still under way, so once it returns no earlier append
+        can ever be committed.
+        """
+        await self._drop_writer()
+        try:
+            await self._ensure_partitions()
+            writer = await _connect(self._dsn, self._settings())
+            self._writer = writer
+            self._append = await writer.prepare(_APPEND)
+            self._append_with = await writer.prepare(_APPEND_WITH)
+            self._head = _head(await writer.fetchrow(_ELECT))
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+            raise Unavailable(f"cannot take the lead: {error}") from error
+        return self._head
+
+    async def _drop_writer(self) -> None:
+        if self._writer is not None:
+            self._writer.terminate()
+        self._writer = self._head = None
+
+    async def _ensure_partitions(self) -> None:
+        """Have room ahead: made as the owner, on a connection of its own."""
+        owner = await _connect(self._dsn)
+        try:
+            position = await owner.fetchval("SELECT position FROM log_head")
+            partitions = await owner.fetchval("SELECT count(*) FROM pg_inherits WHERE inhparent = 'events'::regclass")
+            self._partitions_end = partitions * 5_000_000 + 1
+            while position + PARTITION_MARGIN >= self._partitions_end:
+                self._partitions_end = await owner.fetchval("SELECT add_partition()")
+        finally:
+            await owner.close()
+
+    # --- writing --------------------------------------------------------------------------------------
+
+    async def append(self, batch: Batch) -> tuple[Recorded, ...]:
+        head, writer = self._head, self._writer
+        if head is None or writer is None or writer.is_closed():
+            # The writer broke while idle. Whether another leads is settled by a new election, like any doubt.
+            raise UnknownOutcome("the connection to Postgres was lost", 0, b"")
+        sealed = codec.seal(head, batch.drafts, batch.recorded_at_us)
+        tail = codec.after(head, sealed)
+        if tail.position + PARTITION_MARGIN >= self._partitions_end:
+            await self._ensure_partitions()
+        arguments = (
+            head.epoch,
+            head.position,
+            head.tip,
+            tail.position,
+            tail.recorded_at_us,
+            tail.tip,
+            [one.type for one in sealed],
+            [one.schema_version for one in sealed],
+            [one.stream for one in sealed],
+            [one.stream_version for one in sealed],
+            [one.actor for one in sealed],
+            [one.command_id for one in sealed],
+            [one.correlation_id for one in sealed],
+            [one.causation for one in sealed],
+            [one.payload for one in sealed],
+            [one.hash for one in sealed],
+        )
+        statement = self._append
+        if batch.blobs or batch.answers:
+            statement = self._append_with
+            arguments = (*arguments, *_beside(batch))
+        try:
+            count = await statement.fetchval(*arguments)
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise _classify(error, tail) from error
+        if count == 0:
+            raise Fenced(f"the log has moved on from epoch {head.epoch}, position {head.position}")
+        assert count == len(sealed), "an append is all or nothing"
+        self._head = tail
+        return sealed
+
+    # --- reading --------------------------------------------------------------------------------------
+
+    async def read(self, after: int, limit: int | None = None) -> AsyncIterator[Recorded]:
+        position, previous = after, GENESIS_HASH
+        if after:
+            previous = (await self.read_at([after]))[0].hash
+        left = limit
+        while left is None or left > 0:
+            rows = await self._fetch(_SELECT, position, READ_EVENTS if left is None else min(READ_EVENTS, left))
+            for row in rows:
+                recorded = _recorded(row)
+                codec.check_link(recorded, position + 1, previous)
+                position, previous = recorded.position, recorded.hash
+                yield recorded
+            if len(rows) < READ_EVENTS:
+                return
+            left = None if left is None else left - len(rows)
+
+    async def read_at(self, positions: Iterable[int]) -> list[Recorded]:
+        return [_recorded(row) for row in await self._fetch(_SELECT_AT, list(positions))]
+
+    async def blobs(self, digests: Iterable[str]) -> dict[str, bytes]:
+        rows = await self._fetch("SELECT digest, data FROM blobs WHERE digest = ANY($1::text[])", list(digests))
+        return {row["digest"]: row["data"] for row in rows}
+
+    async def answer(self, key: str) -> Answer | None:
+        rows = await self._fetch("SELECT key, fingerprint, status, body FROM answers WHERE key = $1", key)
+        return Answer(*rows[0]) if rows else None
+
+    async def ping(self) -> None:
+        await self._fetch("SELECT 1")
+
+    async def _fetch(self, query: str, *arguments: object) -> list[Any]:
+        if self._readers is None:
+            raise Unavailable("the store is not open")
+        try:
+            return list(await self._readers.fetch(query, *arguments))
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+            raise Unavailable(f"Postgres does not answer: {error}") from error
+
+    async def close(self) -> None:
+        if self._writer is not None and not self._writer.is_closed():
+            await self._writer.close()
+        self._writer = self._head = None
+        if self._readers is not None:
+            readers, self._readers = self._readers, None
+            await readers.close()
+
+
+# --- helpers ------------------------------------------------------------------------------------------
+
+
+async def _connect(dsn: str, settings: dict[str, str] | None = None) -> asyncpg.Connection[Any]:
+    """A connection, or a sentence on why there is none."""
+    where = "check DATABASE_URL, and that the server runs"
+    try:
+        connection: asyncpg.Connection[Any] = await asyncpg.connect(
+            dsn, timeout=CONNECT_S_MAX, server_settings=settings or {"application_name": "horizon"}
+        )
+        return connection
+    except asyncpg.InvalidAuthorizationSpecificationError as error:
+        raise Unavailable(f"Postgres refused the login ({error}): check user and password in DATABASE_URL") from error
+    except asyncpg.InvalidCatalogNameError as error:
+        raise Unavailable(f"{error}: create the database, or name another one in DATABASE_URL") from error
+    except (OSError, ssl.SSLError, TimeoutError) as error:
+        raise Unavailable(f"Postgres cannot be reached ({error or type(error).__name__}): {where}") from error
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
+        raise Unavailable(f"Postgres refused the connection ({error}): {where}") from error
+
+
+async def _check_server(connection: asyncpg.Connection[Any]) -> None:
+    """Refuse a server that could lose or hide what it acknowledged."""
+    row = await connection.fetchrow(
+        """SELECT current_setting('server_version_num')::int AS version,
+                  current_setting('server_version') AS version_text,
+                  pg_is_in_recovery() AS standby,
+                  current_setting('transaction_read_only') = 'on' AS read_only,
+                  current_setting('synchronous_commit') AS synchronous_commit,
+                  current_setting('fsync') AS fsync"""
+    )
+    assert row is not None
+    if row["version"] < VERSION_MIN:
+        raise Unavailable(f"this is Postgres {row['version_text']}; Horizon needs 14 or newer")
+    if row["standby"]:
+        raise Unavailable("this Postgres is a standby and cannot be written to: point DATABASE_URL at the primary")
+    if row["read_only"]:
+        raise Unavailable("this Postgres is read-only (default_transaction_read_only): Horizon must write to it")
+    if row["synchronous_commit"] == "off":
+        raise Unavailable(
+            "synchronous_commit is off, so Postgres may forget what it acknowledged: set it to on; "
+            "Horizon commits in groups and loses little by it"
+        )
+    if row["fsync"] == "off":
+        log.warning("fsync is off in this Postgres: a crash of its machine can destroy the log")
+
+
+async def _migrate(dsn: str, connection: asyncpg.Connection[Any]) -> None:
+    revision = await current_revision(connection)
+    if revision is not None and revision > SCHEMA_REVISION:
+        raise Unavailable(
+            f"the database is at schema {revision}, this Horizon knows {SCHEMA_REVISION}: use a newer Horizon"
+        )
+    try:
+        await migrate(dsn)
+    except (asyncpg.PostgresError, OSError) as error:
+        raise Unavailable(f"the schema could not be brought up to date: {error}") from error
+    except Exception as error:  # SQLAlchemy wraps what the driver says
+        if error.__class__.__module__.startswith("sqlalchemy"):
+            raise Unavailable(f"the schema could not be brought up to date: {error}") from error
+        raise
+
+
+async def _check_schema(connection: asyncpg.Connection[Any]) -> None:
+    """That the log is still protected: someone may have dropped a trigger."""
+    unprotected = await connection.fetch(
+        """SELECT c.relname FROM pg_class c
+           WHERE (c.oid = 'events'::regclass OR c.oid IN
+                  (SELECT inhrelid FROM pg_inherits WHERE inhparent = 'events'::regclass))
+             AND 2 > (SELECT count(*) FROM pg_trigger t WHERE t.tgrelid = c.oid AND t.tgenabled = 'A'
+                      AND t.tgname IN ('refuse_change', 'refuse_truncate'))"""
+    )
+    if unprotected:
+        names = ", ".join(row["relname"] for row in unprotected)
+        raise Unavailable(f"the log is not protected against change: triggers are missing or disabled on {names}")
+
+
+def _head(row: Any) -> Head:
+    if row is None:
+        raise Corrupt("the log has no head: log_head is empty")
+    return Head(*row)
+
+
+def _recorded(row: Any) -> Recorded:
+    values = tuple(row)
+    return Recorded(*values, codec.open_payload(values[0], values[3], values[4], values[11]))
+
+
+def _beside(batch: Batch) -> tuple[list[Any], ...]:
+    """The arguments for what stands beside the events."""
+    answers = batch.answers
+    return (
+        list(batch.blobs),
+        list(batch.blobs.values()),
+        [answer.key for answer in answers],
+        [answer.fingerprint for answer in answers],
+        [answer.status for answer in answers],
+        [answer.body for answer in answers],
+    )
+
+
+def _classify(error: Exception, tail: Head) -> StoreError:
+    """What an error of an append says about its outcome; in doubt, that it is unknown."""
+    state = getattr(error, "sqlstate", None)
+    if state is None or state.startswith(_UNKNOWN_STATES):
+        return UnknownOutcome(f"the connection broke during an append: {error}", tail.position, tail.tip)
+    if isinstance(error, asyncpg.IntegrityConstraintViolationError) and state == "23505":
+        return StoreError(f"a batch was refused as a duplicate: {error}")
+    return Unavailable(f"Postgres refused an append: {error}")
