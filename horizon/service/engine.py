@@ -15,7 +15,6 @@ import socket
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -130,6 +129,7 @@ class Engine:
         self._launches: set[asyncio.Task[None]] = set()
         self._in_flight: dict[str, Ask] = {}
         self._answers: OrderedDict[str, Answer] = OrderedDict()
+        self._stopping = False
         self.ready = False
         self.stopped: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         """Resolves with the reason when the engine has stopped leading by itself."""
@@ -147,10 +147,10 @@ class Engine:
         self.ready = False
         if self._timer is not None:
             self._timer.cancel()
+        self._stopping = True
+        self._wake.set()
         if self._loop_task is not None:
-            self._loop_task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._loop_task
+            await self._loop_task  # never cancelled: an append cut short would leave its outcome unknown
         await self.executor.close()
         self._refuse_all(Stopped("Horizon is shutting down"))
         await self.store.close()
@@ -273,7 +273,7 @@ class Engine:
 
     async def _run(self) -> None:
         try:
-            while True:
+            while not self._stopping:
                 await self._wake.wait()
                 self._wake.clear()
                 await self._round()
@@ -382,7 +382,7 @@ class Engine:
         """Find out whether a batch is in the log, by raising the epoch first, and rebuild memory from there."""
         self.ready = False
         log.warning("the outcome of an append is unknown; settling it", error=str(unknown))
-        while True:
+        while not self._stopping:
             try:
                 await self._lead()
                 break

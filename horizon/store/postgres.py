@@ -190,7 +190,7 @@ class PostgresStore:
             arguments = (*arguments, *_beside(batch))
         try:
             count = await statement.fetchval(*arguments)
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except Exception as error:  # whatever the driver raises, the question is what it says of the outcome
             raise _classify(error, tail) from error
         if count == 0:
             raise Fenced(f"the log has moved on from epoch {head.epoch}, position {head.position}")

@@ -1,0 +1,114 @@
+"""What every store must do. ``MemoryStore`` and ``PostgresStore`` both inherit this."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+from horizon.core import events as ev
+from horizon.core.model import JobSpec
+from horizon.store.port import GENESIS_HASH, Answer, Batch, EventStore, Fenced
+
+Connect = Callable[[], Awaitable[EventStore]]
+"""Opens one more store on the same log, as another process would."""
+
+
+def drafts(count: int, first: int = 1, comment: str = "") -> tuple[ev.Draft, ...]:
+    return tuple(
+        ev.Draft(
+            ev.JobSubmitted(
+                job_id=f"id-{number}", number=number, spec=JobSpec("alice", "true", comment=comment)
+            ),
+            f"job/id-{number}",
+            1,
+            "owner",
+            bytes([number % 256]) * 16,
+            bytes(16),
+            0,
+        )
+        for number in range(first, first + count)
+    )
+
+
+class StoreContract:
+    """Subclasses provide the fixture ``connect``."""
+
+    async def leader(self, connect: Connect) -> EventStore:
+        store = await connect()
+        await store.elect()
+        return store
+
+    async def test_a_new_log_is_empty(self, connect: Connect) -> None:
+        store = await connect()
+        head = await store.open()
+        assert (head.epoch, head.position, head.tip) == (0, 0, GENESIS_HASH)
+        assert [one async for one in store.read(0)] == []
+
+    async def test_an_election_raises_the_epoch_by_one(self, connect: Connect) -> None:
+        first = await connect()
+        assert (await first.elect()).epoch == 1
+        assert (await (await connect()).elect()).epoch == 2
+
+    async def test_what_is_appended_is_read_back_the_same_and_in_order(self, connect: Connect) -> None:
+        store = await self.leader(connect)
+        appended = await store.append(Batch(drafts(3), 1_000))
+        appended += await store.append(Batch(drafts(2, first=4), 2_000))
+        assert [one async for one in store.read(0)] == list(appended)
+        assert [one.position for one in appended] == [1, 2, 3, 4, 5]
+        assert [one.recorded_at_us for one in appended] == [1_000] * 3 + [2_000] * 2
+
+    async def test_reading_begins_after_a_position_and_ends_at_a_limit(self, connect: Connect) -> None:
+        store = await self.leader(connect)
+        appended = await store.append(Batch(drafts(10), 1_000))
+        assert [one async for one in store.read(4, 3)] == list(appended[4:7])
+        assert [one async for one in store.read(10)] == []
+        assert await store.read_at([9, 2]) == [appended[1], appended[8]]
+
+    async def test_another_reader_sees_what_was_appended(self, connect: Connect) -> None:
+        store = await self.leader(connect)
+        reader = await connect()
+        appended = await store.append(Batch(drafts(2), 1_000))
+        assert [one async for one in reader.read(0)] == list(appended)
+
+    async def test_an_older_leader_is_fenced_and_writes_nothing(self, connect: Connect) -> None:
+        old = await self.leader(connect)
+        new = await self.leader(connect)
+        with pytest.raises(Fenced):
+            await old.append(Batch(drafts(1), 1_000))
+        assert [one async for one in new.read(0)] == []
+        await new.append(Batch(drafts(1), 1_000))
+
+    async def test_a_fenced_append_leaves_no_blob_and_no_answer(self, connect: Connect) -> None:
+        old = await self.leader(connect)
+        new = await self.leader(connect)
+        answer = Answer("key", b"f" * 32, 201, b"{}")
+        with pytest.raises(Fenced):
+            await old.append(Batch(drafts(1), 1_000, {"d": b"x"}, (answer,)))
+        assert await new.blobs(["d"]) == {}
+        assert await new.answer("key") is None
+
+    async def test_blobs_are_filed_once_and_found_by_digest(self, connect: Connect) -> None:
+        store = await self.leader(connect)
+        await store.append(Batch(drafts(1), 1_000, {"d1": b"one", "d2": b"\x00two"}))
+        await store.append(Batch(drafts(1, first=2), 1_000, {"d1": b"one"}))
+        assert await store.blobs(["d1", "d2", "d3"]) == {"d1": b"one", "d2": b"\x00two"}
+
+    async def test_an_answer_is_kept_with_its_events(self, connect: Connect) -> None:
+        store = await self.leader(connect)
+        answer = Answer("key", b"f" * 32, 201, b'{"id": 1}')
+        await store.append(Batch(drafts(1), 1_000, {}, (answer,)))
+        assert await (await connect()).answer("key") == answer
+        assert await store.answer("other") is None
+
+    async def test_any_text_and_size_survives(self, connect: Connect) -> None:
+        store = await self.leader(connect)
+        comment = "ünïcode \u2028 𝔥 \\ \" ' \x01 " * 20_000
+        await store.append(Batch(drafts(1, comment=comment), 1_000))
+        [one] = [one async for one in store.read(0)]
+        assert isinstance(one.event, ev.JobSubmitted)
+        assert one.event.spec.comment == comment
+
+    async def test_a_batch_of_ten_thousand_is_one_append(self, connect: Connect) -> None:
+        store = await self.leader(connect)
+        await store.append(Batch(drafts(10_000), 1_000))
+        assert sum([1 async for _ in store.read(0)]) == 10_000

@@ -1,0 +1,276 @@
+"""The Postgres store keeps the contract, protects its tables, and says what is wrong with a database."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import pytest
+from horizon.store.migrate import SCHEMA_REVISION, migrations_dir
+from horizon.store.port import Batch, Corrupt, EventStore, Unavailable, UnknownOutcome
+from horizon.store.postgres import PostgresStore
+
+from tests.store.contract import Connect, StoreContract, drafts
+
+
+@pytest.fixture
+async def connect(database: str) -> AsyncIterator[Connect]:
+    opened: list[PostgresStore] = []
+
+    async def connect() -> PostgresStore:
+        store = PostgresStore(database)
+        await store.open()
+        opened.append(store)
+        return store
+
+    yield connect
+    for store in opened:
+        await store.close()
+
+
+@pytest.fixture
+async def admin(database: str) -> AsyncIterator[asyncpg.Connection[Any]]:
+    """A superuser's connection to the same database."""
+    connection = await asyncpg.connect(database)
+    yield connection
+    await connection.close()
+
+
+class TestPostgresStore(StoreContract):
+    @pytest.fixture
+    def connect(self, connect: Connect) -> Connect:
+        return connect
+
+
+async def leader(connect: Connect) -> EventStore:
+    store = await connect()
+    await store.elect()
+    return store
+
+
+# --- the log is append-only ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("replica", [False, True])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE events SET actor = 'mallory'",
+        "UPDATE events_000000 SET actor = 'mallory'",
+        "DELETE FROM events",
+        "DELETE FROM events_000000",
+        "TRUNCATE events",
+        "TRUNCATE events_000000",
+        "UPDATE answers SET status = 200",
+        "TRUNCATE answers",
+        "DELETE FROM log_head",
+        "TRUNCATE log_head",
+        "TRUNCATE blobs",
+    ],
+)
+async def test_the_owner_cannot_change_what_is_recorded(
+    connect: Connect, admin: asyncpg.Connection[Any], statement: str, replica: bool
+) -> None:
+    from horizon.store.port import Answer
+
+    store = await leader(connect)
+    await store.append(Batch(drafts(1), 1_000, {"d": b"x"}, (Answer("key", b"f", 201, b"{}"),)))
+    if replica:  # switches ordinary triggers off
+        await admin.execute("SET session_replication_role = replica")
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="append-only"):
+        await admin.execute(statement)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["UPDATE events SET epoch = 9", "DELETE FROM blobs", "CREATE TABLE x ()", "DROP TABLE events",
+     "ALTER TABLE events DISABLE TRIGGER ALL", "UPDATE answers SET status = 1", "DELETE FROM log_head"],
+)  # fmt: skip
+async def test_the_writer_may_insert_and_nothing_else(admin: asyncpg.Connection[Any], statement: str) -> None:
+    await admin.execute("SET ROLE horizon_writer")
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await admin.execute(statement)
+
+
+async def test_the_auditor_may_read_the_log_and_no_secret(admin: asyncpg.Connection[Any], connect: Connect) -> None:
+    store = await leader(connect)
+    await store.append(Batch(drafts(1), 1_000_000))
+    await admin.execute("SET ROLE horizon_auditor")
+    row = await admin.fetchrow("SELECT position, event->>'job_id' AS id, recorded_at FROM log")
+    assert row is not None
+    assert (row["position"], row["id"], row["recorded_at"].timestamp()) == (1, "id-1", 1.0)
+    for statement in ("SELECT * FROM blobs", "INSERT INTO answers VALUES ('k', '', 1, '', 1)"):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await admin.execute(statement)
+
+
+async def test_the_scheduler_writes_as_the_writer_role(connect: Connect, admin: asyncpg.Connection[Any]) -> None:
+    store = await leader(connect)
+    assert isinstance(store, PostgresStore)
+    assert store._writer is not None
+    assert await store._writer.fetchval("SELECT current_user") == "horizon_writer"
+
+
+async def test_a_missing_trigger_is_noticed_at_start(connect: Connect, admin: asyncpg.Connection[Any]) -> None:
+    await admin.execute("DROP TRIGGER refuse_truncate ON events_000000")
+    with pytest.raises(Unavailable, match="not protected against change.*events_000000"):
+        await connect()
+
+
+# --- what was changed all the same is found -----------------------------------------------------------
+
+
+async def tampered(connect: Connect, admin: asyncpg.Connection[Any], statement: str) -> str:
+    store = await leader(connect)
+    await store.append(Batch(drafts(5), 1_000))
+    await admin.execute("ALTER TABLE events_000000 DISABLE TRIGGER ALL")
+    await admin.execute(statement)
+    for trigger in ("refuse_change", "refuse_truncate"):
+        await admin.execute(f"ALTER TABLE events_000000 ENABLE ALWAYS TRIGGER {trigger}")
+    with pytest.raises(Corrupt) as found:
+        [one async for one in store.read(0)]
+    return str(found.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "recorded_at_us = 2000", "epoch = 7", "stream = 'job/id-9'", "stream_version = 2",
+        "actor = 'mallory'", "command_id = '\\x0102'::bytea", "correlation_id = '\\x01'::bytea", "causation = 1",
+        "hash = '\\x01'::bytea",
+        "payload = convert_to(replace(convert_from(payload, 'UTF8'), 'alice', 'malle'), 'UTF8')",
+    ],
+)  # fmt: skip
+async def test_a_changed_column_is_found(connect: Connect, admin: asyncpg.Connection[Any], change: str) -> None:
+    assert "event 3" in await tampered(connect, admin, f"UPDATE events SET {change} WHERE position = 3")
+
+
+async def test_a_deleted_event_is_found(connect: Connect, admin: asyncpg.Connection[Any]) -> None:
+    assert "after 2 comes 4" in await tampered(connect, admin, "DELETE FROM events WHERE position = 3")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("schema_version = 99", "JobSubmitted of schema version 99"),
+        ("type = 'JobTeleported'", "knows no such type"),
+        ("type = 'JobHeld'", "is filed as a JobHeld but holds a JobSubmitted"),
+        ("payload = '{\"type\":\"JobHeld\",\"job_id\":\"1\",\"more\":1}'", "cannot be read"),
+    ],
+)
+async def test_an_event_this_program_does_not_know_is_not_guessed_at(
+    connect: Connect, admin: asyncpg.Connection[Any], change: str, words: str
+) -> None:
+    assert words in await tampered(connect, admin, f"UPDATE events SET {change} WHERE position = 3")
+
+
+# --- bad days -----------------------------------------------------------------------------------------
+
+
+async def test_a_connection_killed_before_an_append_leaves_the_outcome_to_an_election(
+    connect: Connect, admin: asyncpg.Connection[Any]
+) -> None:
+    store = await leader(connect)
+    assert isinstance(store, PostgresStore)
+    assert store._writer is not None
+    pid = await store._writer.fetchval("SELECT pg_backend_pid()")
+    await admin.fetchval("SELECT pg_terminate_backend($1)", pid)
+    with pytest.raises(UnknownOutcome):
+        await store.append(Batch(drafts(1), 1_000))
+    head = await store.elect()
+    assert (head.epoch, head.position) == (2, 0)
+    await store.append(Batch(drafts(1), 1_000))
+
+
+async def test_an_append_cut_off_while_it_waits_is_settled_by_the_election(
+    connect: Connect, admin: asyncpg.Connection[Any]
+) -> None:
+    """The head row is locked, so the append hangs; its backend is killed; the election says it never happened."""
+    store = await leader(connect)
+    assert isinstance(store, PostgresStore)
+    assert store._writer is not None
+    pid = await store._writer.fetchval("SELECT pg_backend_pid()")
+    async with admin.transaction():
+        await admin.execute("SELECT * FROM log_head FOR UPDATE")
+        append = asyncio.create_task(store.append(Batch(drafts(1), 1_000)))
+        await asyncio.sleep(0.1)
+        assert not append.done()
+        await admin.fetchval("SELECT pg_terminate_backend($1)", pid)
+        with pytest.raises(UnknownOutcome) as unknown:
+            await append
+    head = await store.elect()
+    assert head.position == 0
+    assert await store.read_at([unknown.value.position]) == []
+
+
+async def test_partitions_are_made_ahead(connect: Connect, admin: asyncpg.Connection[Any]) -> None:
+    await admin.execute("UPDATE log_head SET position = 9500000")
+    store = await leader(connect)
+    await store.append(Batch(drafts(1), 1_000))
+    partitions = await admin.fetchval("SELECT count(*) FROM pg_inherits WHERE inhparent = 'events'::regclass")
+    assert partitions == 3
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await admin.execute("TRUNCATE events_000002")
+
+
+async def unfit(dsn: str) -> str:
+    with pytest.raises(Unavailable) as refused:
+        await PostgresStore(dsn).open()
+    return str(refused.value)
+
+
+async def test_an_unreachable_server_is_said_to_be(tmp_path: object) -> None:
+    assert "cannot be reached" in await unfit("postgresql://postgres@127.0.0.1:1/postgres")
+    assert "cannot be reached" in await unfit(f"postgresql://postgres@/postgres?host={tmp_path}")
+
+
+async def test_a_missing_database_is_said_to_be(postgres: str) -> None:
+    dsn = re.sub(r"(//[^/]*)/[^?]*", r"\1/nowhere", postgres, count=1)
+    assert "create the database" in await unfit(dsn)
+
+
+async def test_nonsense_for_a_dsn_is_refused() -> None:
+    assert "refused the connection" in await unfit("postgresql://user@host:port/x")
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [("synchronous_commit = off", "synchronous_commit is off"), ("default_transaction_read_only = on", "read-only")],
+)
+async def test_a_server_set_up_to_forget_or_refuse_writes_is_refused(
+    database: str, admin: asyncpg.Connection[Any], setting: str, words: str
+) -> None:
+    name = await admin.fetchval("SELECT current_database()")
+    await admin.execute(f'ALTER DATABASE "{name}" SET {setting}')
+    assert words in await unfit(database)
+
+
+async def test_a_schema_from_the_future_is_refused(database: str, admin: asyncpg.Connection[Any]) -> None:
+    await admin.execute("UPDATE schema_revision SET version_num = '9999'")
+    assert "use a newer Horizon" in await unfit(database)
+
+
+def test_the_schema_this_program_knows_is_the_newest_migration() -> None:
+    newest = max(path.stem for path in (migrations_dir() / "versions").glob("[0-9]*.py"))
+    assert newest == SCHEMA_REVISION
+
+
+async def test_two_schedulers_that_start_at_once_migrate_once(postgres: str, admin: asyncpg.Connection[Any]) -> None:
+    await admin.execute("CREATE DATABASE horizon_race")
+    dsn = re.sub(r"(//[^/]*)/[^?]*", r"\1/horizon_race", postgres, count=1)
+    script = (
+        "import asyncio, sys; from horizon.store.postgres import PostgresStore\n"
+        "print(asyncio.run(PostgresStore(sys.argv[1]).open()).log_id.hex())"
+    )
+    processes = [
+        await asyncio.create_subprocess_exec(sys.executable, "-c", script, dsn, stdout=asyncio.subprocess.PIPE)
+        for _ in range(3)
+    ]
+    outputs = [(await process.communicate())[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert len(set(outputs)) == 1
+    await admin.execute("DROP DATABASE horizon_race WITH (FORCE)")
