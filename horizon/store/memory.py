@@ -66,7 +66,8 @@ class MemoryStore:
             yield recorded
 
     async def read_at(self, positions: Iterable[int]) -> list[Recorded]:
-        return [self.log.events[position - 1] for position in sorted(positions)]
+        end = self.log.head.position
+        return [self.log.events[position - 1] for position in sorted(positions) if 1 <= position <= end]
 
     async def blobs(self, digests: Iterable[str]) -> dict[str, bytes]:
         return {digest: self.log.blobs[digest] for digest in digests if digest in self.log.blobs}

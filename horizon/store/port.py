@@ -102,7 +102,7 @@ class EventStore(Protocol):
         ...
 
     async def read_at(self, positions: Iterable[int]) -> list[Recorded]:
-        """The events at these positions, in order of position."""
+        """The events at those of these positions that the log has, in order of position."""
         ...
 
     async def blobs(self, digests: Iterable[str]) -> dict[str, bytes]:

@@ -63,6 +63,7 @@ class StoreContract:
         assert [one async for one in store.read(4, 3)] == list(appended[4:7])
         assert [one async for one in store.read(10)] == []
         assert await store.read_at([9, 2]) == [appended[1], appended[8]]
+        assert await store.read_at([0, 11]) == []
 
     async def test_another_reader_sees_what_was_appended(self, connect: Connect) -> None:
         store = await self.leader(connect)

@@ -1,0 +1,370 @@
+"""The single writer: what it promises on good days and on bad ones. The store's faults are real appends that
+are reported as something else; executor and processes are real."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from horizon.core import commands as cmd
+from horizon.core import events as ev
+from horizon.core.decide import Events, Rejected
+from horizon.core.model import JobSpec, JobState
+from horizon.core.state import State, digest
+from horizon.executors.inventory import simulated
+from horizon.executors.local import LocalExecutor
+from horizon.service.clock import Ids, SystemClock
+from horizon.service.config import EngineConfig
+from horizon.service.engine import Busy, Engine, KeyReused, Reply, Stopped
+from horizon.service.recovery import fold_log
+from horizon.store import codec
+from horizon.store.memory import Log, MemoryStore
+from horizon.store.port import Batch, Head, Unavailable, UnknownOutcome
+
+Start = Callable[..., Awaitable[Engine]]
+
+
+class TroubledStore(MemoryStore):
+    """A memory store whose next appends can be delayed or misreported."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__(log)
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.trouble: list[str] = []
+        self.appends: list[int] = []
+
+    async def append(self, batch: Batch) -> tuple[ev.Recorded, ...]:
+        await self.gate.wait()
+        trouble = self.trouble.pop(0) if self.trouble else ""
+        assert self._head is not None
+        tail = codec.after(self._head, codec.seal(self._head, batch.drafts, batch.recorded_at_us))
+        if trouble == "unavailable":
+            raise Unavailable("disk full")
+        if trouble == "lost":
+            raise UnknownOutcome("cut off before it arrived", tail.position, tail.tip)
+        recorded = await super().append(batch)
+        self.appends.append(len(recorded))
+        if trouble == "executed":
+            raise UnknownOutcome("cut off before the answer", tail.position, tail.tip)
+        return recorded
+
+
+@pytest.fixture
+async def start(tmp_path: Path) -> AsyncIterator[Start]:
+    engines: list[Engine] = []
+
+    async def start(
+        log: Log | None = None, spec: str = "4xH100", config: EngineConfig | None = None, clock: Any = None
+    ) -> Engine:
+        clock = clock or SystemClock()
+        executor = LocalExecutor(tmp_path, simulated(spec))
+        engine = Engine(TroubledStore(log or Log()), executor, clock, Ids(clock), config)
+        engines.append(engine)
+        await engine.start()
+        return engine
+
+    yield start
+    for engine in engines:
+        if not engine.stopped.done() and engine.ready:
+            for job in list(engine.state.jobs.values()):
+                if not job.state.ended:
+                    await ask(engine, cmd.Cancel(job.id))
+            await until(lambda engine=engine: not engine.state.holding)  # type: ignore[misc]
+        await engine.stop()
+
+
+def rendered(state: State, events: Events, now_us: int) -> tuple[int, bytes]:
+    return 200, b" ".join(type(event).__name__.encode() for event in events)
+
+
+async def ask(engine: Engine, command: cmd.Command, **more: Any) -> Reply:
+    return await engine.ask(command, "owner", rendered, **more)
+
+
+def submission(engine: Engine, command: str = "true", **fields: Any) -> cmd.Submit:
+    return cmd.Submit(engine.ids.new_text(), JobSpec(**{"user_id": "alice", "command": command, **fields}))
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 15
+    while not holds():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.005)
+
+
+def troubled(engine: Engine) -> TroubledStore:
+    assert isinstance(engine.store, TroubledStore)
+    return engine.store
+
+
+async def refolded(engine: Engine) -> str:
+    head: Head = troubled(engine).log.head
+    return digest(await fold_log(engine.store, head))
+
+
+# --- good days ----------------------------------------------------------------------------------------
+
+
+async def test_a_job_runs_from_submission_to_its_end(start: Start) -> None:
+    engine = await start()
+    assert await ask(engine, submission(engine)) == Reply(200, b"JobSubmitted")
+    await until(lambda: engine.state.counts[JobState.COMPLETED] == 1 and not engine.state.holding)
+    types = [one.type for one in troubled(engine).log.events]
+    assert types == ["LeaderElected", "NodeRegistered", "JobSubmitted", "JobScheduled", "JobStarted",
+                     "JobCompleted", "AllocationReleased"]  # fmt: skip
+    assert await refolded(engine) == digest(engine.state)
+
+
+async def test_nothing_is_answered_or_visible_before_it_is_durable(start: Start) -> None:
+    engine = await start()
+    store = troubled(engine)
+    store.gate.clear()
+    waiting = asyncio.create_task(ask(engine, submission(engine)))
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    assert engine.state.jobs == {}
+    store.gate.set()
+    await waiting
+    assert len(engine.state.jobs) == 1
+
+
+async def test_what_arrives_while_a_batch_commits_forms_the_next_batch(start: Start) -> None:
+    engine = await start(spec="1xH100")
+    await ask(engine, submission(engine, "sleep 30"))
+    await until(lambda: engine.state.counts[JobState.RUNNING] == 1)
+    store = troubled(engine)
+    store.appends.clear()
+    await asyncio.gather(*(ask(engine, submission(engine)) for _ in range(500)))
+    assert sum(store.appends) == 500
+    assert len(store.appends) <= 3
+    assert [job.number for job in engine.state.numbered] == list(range(1, 502))
+
+
+async def test_two_commands_about_one_job_are_decided_one_after_the_other(start: Start) -> None:
+    engine = await start(spec="1xH100")
+    command = submission(engine, hold=True)
+    await ask(engine, command)
+    replies = await asyncio.gather(
+        *(ask(engine, cmd.Cancel(command.job_id)) for _ in range(5)), return_exceptions=True
+    )
+    assert [type(reply) for reply in replies] == [Reply, Rejected, Rejected, Rejected, Rejected]
+
+
+async def test_every_event_names_what_it_came_from(start: Start) -> None:
+    engine = await start()
+    await ask(engine, submission(engine))
+    await until(lambda: engine.state.counts[JobState.COMPLETED] == 1 and not engine.state.holding)
+    events = troubled(engine).log.events
+    job_events = [one for one in events if one.stream.startswith("job/")]
+    assert len({one.correlation_id for one in job_events}) == 1
+    assert job_events[0].correlation_id == job_events[0].command_id
+    assert [one.stream_version for one in job_events] == [1, 2, 3, 4, 5]
+    assert [one.causation for one in job_events] == [0, 3, 4, 5, 5]
+    assert [one.actor for one in job_events] == ["owner", "scheduler", "executor", "executor", "executor"]
+
+
+async def test_a_refused_command_is_told_why_and_leaves_nothing(start: Start) -> None:
+    engine = await start()
+    before = engine.state.position
+    with pytest.raises(Rejected, match="asks for nothing"):
+        await ask(engine, submission(engine, gpu_count=0))
+    assert engine.state.position == before
+
+
+async def test_a_caller_that_goes_away_does_not_take_back_what_it_asked(start: Start) -> None:
+    engine = await start()
+    troubled(engine).gate.clear()
+    waiting = asyncio.create_task(ask(engine, submission(engine)))
+    await asyncio.sleep(0.02)
+    waiting.cancel()
+    troubled(engine).gate.set()
+    await until(lambda: engine.state.counts[JobState.COMPLETED] == 1)
+
+
+async def test_environment_and_script_reach_the_job_by_way_of_the_blobs(start: Start, tmp_path: Path) -> None:
+    from horizon.core.blobs import digest_of, encode_environment
+
+    engine = await start()
+    blob = encode_environment({"SECRET": "s3cr3t"}, b"salt")
+    script = f"#!/bin/sh\necho $SECRET > {tmp_path}/out\n".encode()
+    command = submission(engine, "", environment_digest=digest_of(blob), script_digest=digest_of(script))
+    await ask(engine, command, blobs={digest_of(blob): blob, digest_of(script): script})
+    await until(lambda: engine.state.counts[JobState.COMPLETED] == 1)
+    assert (tmp_path / "out").read_text() == "s3cr3t\n"
+    assert not any(b"s3cr3t" in one.payload for one in troubled(engine).log.events)
+
+
+async def test_a_time_limit_and_a_begin_time_come_by_themselves(start: Start) -> None:
+    engine = await start()
+    limited = submission(engine, "sleep 30", time_limit_s=1, grace_period_s=1)
+    later = submission(engine, begin_at_us=time.time_ns() // 1_000 + 500_000)
+    await asyncio.gather(ask(engine, limited), ask(engine, later))
+    await until(lambda: engine.state.counts[JobState.COMPLETED] == 1)
+    await until(lambda: engine.state.jobs[limited.job_id].state is JobState.FAILED)
+    assert engine.state.jobs[limited.job_id].reason == "its time limit of 1 s was reached"
+    ran = engine.state.jobs[later.job_id]
+    assert ran.started_at_us >= later.spec.begin_at_us
+
+
+# --- idempotency --------------------------------------------------------------------------------------
+
+
+async def test_one_key_has_one_effect_however_often_and_wherever_it_is_asked(start: Start) -> None:
+    log = Log()
+    engine = await start(log, "1xH100")
+    key = {"key": "k-1", "fingerprint": b"f"}
+    replies = await asyncio.gather(*(ask(engine, submission(engine, hold=True), **key) for _ in range(50)))
+    assert len(engine.state.jobs) == 1
+    assert sum(not reply.replayed for reply in replies) == 1
+    assert len({reply.body for reply in replies}) == 1
+    with pytest.raises(KeyReused):
+        await ask(engine, submission(engine), key="k-1", fingerprint=b"other")
+    await engine.stop()
+    again = await start(log, "1xH100")
+    assert (await ask(again, submission(again), **key)).replayed
+    assert len(again.state.jobs) == 1
+
+
+async def test_a_refused_command_does_not_use_up_its_key(start: Start) -> None:
+    engine = await start()
+    for _ in range(2):
+        with pytest.raises(Rejected):
+            await ask(engine, submission(engine, gpu_count=0), key="k", fingerprint=b"f")
+
+
+# --- bad days -----------------------------------------------------------------------------------------
+
+
+async def test_a_full_inbox_refuses_instead_of_growing(start: Start) -> None:
+    engine = await start(spec="1xH100", config=EngineConfig(inbox_jobs_max=10))
+    troubled(engine).gate.clear()
+    asks = [asyncio.create_task(ask(engine, submission(engine, hold=True))) for _ in range(30)]
+    await asyncio.sleep(0.05)
+    troubled(engine).gate.set()
+    replies = await asyncio.gather(*asks, return_exceptions=True)
+    assert sum(isinstance(reply, Busy) for reply in replies) == 20
+    await ask(engine, submission(engine, hold=True))
+    assert len(engine.state.jobs) == 11
+
+
+async def test_a_command_that_breaks_the_decision_harms_nobody_else(start: Start) -> None:
+    engine = await start(spec="1xH100")
+
+    def broken(state: State, events: Events, now_us: int) -> tuple[int, bytes]:
+        raise ZeroDivisionError
+
+    poison = engine.ask(submission(engine), "owner", broken)
+    replies = await asyncio.gather(
+        ask(engine, submission(engine, hold=True)), poison, ask(engine, submission(engine, hold=True)),
+        return_exceptions=True,
+    )  # fmt: skip
+    assert [type(reply) for reply in replies] == [Reply, ZeroDivisionError, Reply]
+    assert [job.number for job in engine.state.numbered] == [1, 2]
+
+
+async def test_a_deposed_leader_stops_at_once_and_starts_nothing(start: Start) -> None:
+    log = Log()
+    engine = await start(log)
+    other = MemoryStore(log)
+    await other.open()
+    await other.elect()
+    with pytest.raises(Stopped, match="another scheduler leads"):
+        await ask(engine, submission(engine))
+    assert "another scheduler leads" in await engine.stopped
+    assert not engine.ready
+    with pytest.raises(Stopped):
+        await ask(engine, submission(engine))
+    assert log.events[-1].type == "NodeRegistered"
+
+
+@pytest.mark.parametrize("trouble", ["executed", "lost"])
+async def test_an_append_of_unknown_outcome_takes_effect_exactly_once(start: Start, trouble: str) -> None:
+    engine = await start(spec="1xH100")
+    running = submission(engine, "sleep 0.4")
+    await ask(engine, running)
+    await until(lambda: engine.state.counts[JobState.RUNNING] == 1)
+    troubled(engine).trouble = [trouble]
+    replies = await asyncio.gather(*(ask(engine, submission(engine, hold=True)) for _ in range(3)))
+    assert [reply.body for reply in replies] == [b"JobSubmitted"] * 3
+    assert len(engine.state.jobs) == 4
+    assert engine.state.epoch == 2
+    await until(lambda: engine.state.jobs[running.job_id].state is JobState.COMPLETED)
+    assert engine.state.jobs[running.job_id].attempt == 1
+    assert await refolded(engine) == digest(engine.state)
+
+
+@pytest.mark.parametrize("trouble", ["executed", "lost"])
+async def test_a_schedule_of_unknown_outcome_starts_its_job_exactly_once(
+    start: Start, trouble: str, tmp_path: Path
+) -> None:
+    engine = await start()
+    troubled(engine).trouble = ["", trouble]
+    await ask(engine, submission(engine, f"echo ran >> {tmp_path}/ran"))
+    await until(lambda: engine.state.counts[JobState.COMPLETED] == 1)
+    assert (tmp_path / "ran").read_text() == "ran\n"
+    assert engine.state.epoch == 2
+
+
+async def test_while_the_store_refuses_callers_are_told_and_reports_are_kept(start: Start) -> None:
+    engine = await start(config=EngineConfig(unavailable_retry_s=0.02))
+    job = submission(engine, "sleep 0.2")
+    await ask(engine, job)
+    await until(lambda: engine.state.counts[JobState.RUNNING] == 1)
+    troubled(engine).trouble = ["unavailable"] * 20
+    with pytest.raises(Unavailable, match="disk full"):
+        await ask(engine, submission(engine))
+    await until(lambda: engine.state.jobs[job.job_id].state is JobState.COMPLETED)
+    assert not troubled(engine).trouble
+
+
+class SteppingClock:
+    """A clock that goes back an hour half a second after it was made."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    def now_us(self) -> int:
+        step_s = 3_600 if time.monotonic() - self._began > 0.5 else 0
+        return time.time_ns() // 1_000 - step_s * 1_000_000
+
+
+async def test_a_clock_that_goes_backwards_never_takes_the_log_with_it(start: Start) -> None:
+    engine = await start(clock=SteppingClock())
+    for _ in range(8):
+        await ask(engine, submission(engine))
+        await asyncio.sleep(0.1)
+    await until(lambda: engine.state.counts[JobState.COMPLETED] == 8 and not engine.state.holding)
+    times = [one.recorded_at_us for one in troubled(engine).log.events]
+    assert times == sorted(times)
+    assert await refolded(engine) == digest(engine.state)
+
+
+async def test_a_restart_gives_the_same_state_and_adopts_what_runs(start: Start, tmp_path: Path) -> None:
+    log = Log()
+    engine = await start(log, "1xH100")
+    running = submission(engine, f"sleep 0.5; echo ran >> {tmp_path}/ran")
+    await ask(engine, running)
+    waiting = [submission(engine) for _ in range(3)]
+    for command in waiting:
+        await ask(engine, command)
+    await until(lambda: engine.state.counts[JobState.RUNNING] == 1)
+    await engine.stop()
+    again = await start(log, "1xH100")
+    assert again.state.epoch == 2
+    assert again.state.jobs[running.job_id].state is JobState.RUNNING
+    await until(lambda: again.state.counts[JobState.COMPLETED] == 4)
+    assert (tmp_path / "ran").read_text() == "ran\n"
+    starts = [again.state.jobs[one.event.job_id].number for one in log.events if isinstance(one.event, ev.JobStarted)]
+    assert starts == [1, 2, 3, 4]
+
+
+async def test_a_node_that_is_not_there_any_more_is_lost(start: Start) -> None:
+    log = Log()
+    await (await start(log, "2*1xH100")).stop()
+    engine = await start(log, "1*1xH100")
+    assert [node.lost for node in engine.state.nodes.values()] == [False, True]
