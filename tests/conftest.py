@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 import pytest
+
 from horizon.store.embedded import EmbeddedPostgres
 from horizon.store.postgres import PostgresStore
 
@@ -77,7 +78,7 @@ async def database(postgres: str, template: str) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def scheduler(database: str, tmp_path: Path) -> AsyncIterator[Scheduler]:
-    """A whole scheduler on ``8xH100`` pretend GPUs, over real HTTP; checked to have folded what it lives on."""
+    """A whole scheduler on ``8xH100`` pretend GPUs, over real HTTP; its log is folded at the end."""
     from tests.world import start_scheduler
 
     running = await start_scheduler(database, tmp_path, "8xH100")

@@ -7,9 +7,10 @@ import inspect
 import json
 from pathlib import Path
 
-import horizon
 import msgspec
 import pytest
+
+import horizon
 from horizon.core import events as ev
 from horizon.core.model import Device, Exit, Inventory, JobSpec, Placement, Priority
 
@@ -25,7 +26,19 @@ MAY_IMPORT = {
 }
 """Imports point one way. Only ``cli`` puts the parts together, so only it may name an adapter."""
 
-IMPURE = {"time", "random", "os", "socket", "asyncio", "secrets", "uuid", "threading", "subprocess", "io", "pathlib"}
+IMPURE = {
+    "time",
+    "random",
+    "os",
+    "socket",
+    "asyncio",
+    "secrets",
+    "uuid",
+    "threading",
+    "subprocess",
+    "io",
+    "pathlib",
+}
 """What would let a clock, chance or the world into the core."""
 
 
@@ -175,7 +188,9 @@ def test_every_event_has_a_golden_encoding() -> None:
     assert {json.loads(golden)["type"] for _, golden in GOLDEN} == set(ev.SCHEMA_VERSIONS)
 
 
-@pytest.mark.parametrize("payload", [b'{"type":"JobTeleported"}', b'{"type":"JobHeld","job_id":"1","more":1}', b"{"])
+@pytest.mark.parametrize(
+    "payload", [b'{"type":"JobTeleported"}', b'{"type":"JobHeld","job_id":"1","more":1}', b"{"]
+)
 def test_an_event_with_anything_unknown_is_not_decoded(payload: bytes) -> None:
     with pytest.raises(msgspec.MsgspecError):
         ev.decode(payload)

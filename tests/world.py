@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 from horizon.api.app import create_app
+
 from horizon.core.state import digest
 from horizon.executors.inventory import simulated
 from horizon.executors.local import LocalExecutor
@@ -107,9 +108,7 @@ class Scheduler:
 async def start_scheduler(dsn: str, data_dir: Path, spec: str, **parts: Any) -> Scheduler:
     """Start one on this database and data directory."""
     clock = parts.pop("clock", None) or SystemClock()
-    engine = Engine(
-        PostgresStore(dsn), LocalExecutor(data_dir, simulated(spec)), clock, Ids(clock), **parts
-    )
+    engine = Engine(PostgresStore(dsn), LocalExecutor(data_dir, simulated(spec)), clock, Ids(clock), **parts)
     await engine.start()
     runner = web.AppRunner(create_app(engine, token=TOKEN))
     await runner.setup()

@@ -22,7 +22,7 @@ def digest_of(data: bytes) -> str:
 
 
 def encode_environment(values: dict[str, str], salt: bytes) -> bytes:
-    """The blob of an environment. The salt keeps its digest, which is public, from giving short values away."""
+    """The blob of an environment. The salt keeps its public digest from giving values away."""
     return msgspec.json.encode(_Environment(salt, values), order="deterministic")
 
 

@@ -70,16 +70,16 @@ def _submit_batch(state: State, c: cmd.SubmitBatch, given: Given) -> Events:
         _check_spec(job.spec, f"/jobs/{index}")
         if job.job_id in state.jobs:
             raise Rejected(Refusal.CONFLICT, f"job id {job.job_id} is taken")
-        submitted.append(
-            ev.JobSubmitted(job_id=job.job_id, number=given.next_number + index, spec=job.spec)
-        )
+        submitted.append(ev.JobSubmitted(job_id=job.job_id, number=given.next_number + index, spec=job.spec))
     return tuple(submitted)
 
 
 def _check_spec(spec: JobSpec, at: str) -> None:
     """What no single field can tell; the fields' own bounds are checked where the request is decoded."""
     if not spec.command and spec.script_digest is None:
-        raise Rejected(Refusal.INVALID, "there is nothing to run: give a command or a script", f"{at}/command")
+        raise Rejected(
+            Refusal.INVALID, "there is nothing to run: give a command or a script", f"{at}/command"
+        )
     if spec.command and spec.script_digest is not None:
         raise Rejected(Refusal.INVALID, "give a command or a script, not both", f"{at}/script")
     if spec.gpu_count == 0 and spec.cpu_cores == 0:
@@ -122,7 +122,9 @@ def _update(state: State, c: cmd.Update, given: Given) -> Events:
 def _preempt(state: State, c: cmd.Preempt, given: Given) -> Events:
     job = _job(state, c.job_id, None)
     if job.state is not JobState.RUNNING:
-        raise Rejected(Refusal.CONFLICT, f"only a running job can be preempted; job {job.number} is {job.state}")
+        raise Rejected(
+            Refusal.CONFLICT, f"only a running job can be preempted; job {job.number} is {job.state}"
+        )
     if job.stop is not None:
         return ()
     return (ev.PreemptionRequested(job_id=job.id, attempt=job.attempt, by=c.by, reason=c.reason),)
@@ -133,7 +135,9 @@ def _job(state: State, job_id: str, version: int | None) -> Job:
     if job is None:
         raise Rejected(Refusal.NOT_FOUND, f"there is no job {job_id}")
     if version is not None and version != job.version:
-        message = f"job {job.number} is at version {job.version}, not {version}: read it again and decide anew"
+        message = (
+            f"job {job.number} is at version {job.version}, not {version}: read it again and decide anew"
+        )
         raise Rejected(Refusal.STALE, message)
     return job
 
@@ -235,7 +239,7 @@ def _set_share(state: State, c: cmd.SetShare, given: Given) -> Events:
     is_account = c.path in state.accounts
     is_user = (account, user_id) in state.users
     if c.user is None and not is_account and not is_user:
-        message = f"nothing has run under {c.path} yet: say whether it is a user or an account with \"kind\""
+        message = f'nothing has run under {c.path} yet: say whether it is a user or an account with "kind"'
         raise Rejected(Refusal.NOT_FOUND, message)
     user = c.user if c.user is not None else not is_account
     if user and not account:

@@ -42,7 +42,7 @@ class Event(
         raise NotImplementedError
 
 
-class JobEvent(Event):
+class JobEvent(Event, frozen=True):
     """A fact about one job."""
 
     job_id: str
@@ -52,32 +52,32 @@ class JobEvent(Event):
         return "job/" + self.job_id
 
 
-class JobSubmitted(JobEvent):
+class JobSubmitted(JobEvent, frozen=True):
     """A user asked for a job to be run and Horizon took it."""
 
     number: int
     spec: JobSpec
 
 
-class JobHeld(JobEvent):
+class JobHeld(JobEvent, frozen=True):
     """Someone asked that a waiting job not be started until it is released."""
 
 
-class JobReleased(JobEvent):
+class JobReleased(JobEvent, frozen=True):
     """A waiting job may be started from now on."""
 
     begin_reached: bool = False
     """Whether its begin time came, rather than someone releasing it."""
 
 
-class JobUpdated(JobEvent):
+class JobUpdated(JobEvent, frozen=True):
     """Someone changed what may change of a job after submission."""
 
     priority: Priority | UnsetType = UNSET
     time_limit_s: int | UnsetType = UNSET
 
 
-class JobScheduled(JobEvent):
+class JobScheduled(JobEvent, frozen=True):
     """A cycle gave a waiting job exactly these devices, cores and memory."""
 
     attempt: int
@@ -88,25 +88,25 @@ class JobScheduled(JobEvent):
     rank: int
     """Its place in the order the cycle walked, from 1."""
     score: float
-    """Effective usage over weight of its owner's leaf in the share tree as the cycle began, in GPU-seconds."""
+    """Effective usage over weight of its owner's leaf in the share tree as the cycle began (GPU-seconds)."""
     policy_version: int = 0
     cause: Cause = Cause.PRIORITY
 
 
-class JobStarted(JobEvent):
+class JobStarted(JobEvent, frozen=True):
     """Every process of the attempt has been started."""
 
     attempt: int
 
 
-class TimeLimitReached(JobEvent):
+class TimeLimitReached(JobEvent, frozen=True):
     """A running job used up its time limit and is being stopped."""
 
     attempt: int
     time_limit_s: int
 
 
-class PreemptionRequested(JobEvent):
+class PreemptionRequested(JobEvent, frozen=True):
     """A running job is being stopped so that another may have its devices."""
 
     attempt: int
@@ -114,7 +114,7 @@ class PreemptionRequested(JobEvent):
     reason: str
 
 
-class JobPreempted(JobEvent):
+class JobPreempted(JobEvent, frozen=True):
     """A running job made way for another; it goes back to the queue."""
 
     attempt: int
@@ -123,7 +123,7 @@ class JobPreempted(JobEvent):
     """GPU-microseconds of work lost, since its start."""
 
 
-class JobRequeued(JobEvent):
+class JobRequeued(JobEvent, frozen=True):
     """A job went back to the queue, at the place its submission gives it."""
 
     cause: RequeueCause
@@ -131,14 +131,14 @@ class JobRequeued(JobEvent):
     exit: Exit | None = None
 
 
-class JobCompleted(JobEvent):
+class JobCompleted(JobEvent, frozen=True):
     """A job's command ended well."""
 
     attempt: int
     exit: Exit
 
 
-class JobFailed(JobEvent):
+class JobFailed(JobEvent, frozen=True):
     """A job's command ended badly, could not be started, or ran out of time."""
 
     reason: str
@@ -146,14 +146,14 @@ class JobFailed(JobEvent):
     exit: Exit | None = None
 
 
-class JobCancelled(JobEvent):
+class JobCancelled(JobEvent, frozen=True):
     """Someone ended a job before its command had."""
 
     by: str
     reason: str = ""
 
 
-class AllocationReleased(JobEvent):
+class AllocationReleased(JobEvent, frozen=True):
     """Every process of the attempt is confirmed gone: what it held is free again."""
 
     attempt: int
@@ -161,7 +161,7 @@ class AllocationReleased(JobEvent):
     """How the processes ended, where the job had ended before them."""
 
 
-class NodeEvent(Event):
+class NodeEvent(Event, frozen=True):
     """A fact about one node."""
 
     node: str
@@ -171,25 +171,25 @@ class NodeEvent(Event):
         return "node/" + self.node
 
 
-class NodeRegistered(NodeEvent):
+class NodeRegistered(NodeEvent, frozen=True):
     """A node joined with this inventory, or came back with the same."""
 
     inventory: Inventory
 
 
-class NodeChanged(NodeEvent):
+class NodeChanged(NodeEvent, frozen=True):
     """A known node came back with another inventory."""
 
     inventory: Inventory
 
 
-class NodeLost(NodeEvent):
+class NodeLost(NodeEvent, frozen=True):
     """A node is not there any more; nothing is placed on it until it is registered again."""
 
     reason: str
 
 
-class ShareSet(Event):
+class ShareSet(Event, frozen=True):
     """An account or a user got this weight among its siblings."""
 
     path: str
@@ -202,7 +202,7 @@ class ShareSet(Event):
         return "share/" + self.path
 
 
-class LeaderElected(Event):
+class LeaderElected(Event, frozen=True):
     """A scheduler became the only writer of the log, for the term that this epoch names."""
 
     epoch: int
@@ -290,4 +290,5 @@ encode = _ENCODER.encode
 
 def decode(payload: bytes) -> Event:
     """The event in a stored payload; ``msgspec.ValidationError`` for a type or field this program lacks."""
-    return _DECODER.decode(payload)
+    event: Event = _DECODER.decode(payload)
+    return event

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 from typing import Any, Final
 
+from msgspec import UNSET
+
 from horizon.core import events as ev
 from horizon.core.model import AllocationState, Exit, JobSpec, JobState
 from horizon.core.state import Job, Node, Shape, Share, State, Stop
@@ -54,7 +56,9 @@ def foresee(job: Job, events: Iterable[ev.Event], now_us: int) -> Job:
     return job
 
 
-def new_job(event: ev.JobSubmitted, correlation_id: bytes, at_us: int, share: int = -1, shape: int = -1) -> Job:
+def new_job(
+    event: ev.JobSubmitted, correlation_id: bytes, at_us: int, share: int = -1, shape: int = -1
+) -> Job:
     """The job that a submission makes."""
     spec = event.spec
     return Job(
@@ -144,9 +148,9 @@ def _released(job: Job, event: ev.JobReleased, at_us: int) -> None:
 
 
 def _updated(job: Job, event: ev.JobUpdated, at_us: int) -> None:
-    if event.priority is not ev.UNSET:
+    if event.priority is not UNSET:
         job.priority = event.priority
-    if event.time_limit_s is not ev.UNSET:
+    if event.time_limit_s is not UNSET:
         job.time_limit_s = event.time_limit_s
 
 
@@ -243,9 +247,9 @@ def _leave_queue(state: State, job: Job, event: Any) -> None:
 
 
 def _updated_around(state: State, job: Job, event: ev.JobUpdated) -> None:
-    if event.priority is not ev.UNSET and job.number in state.queue:
+    if event.priority is not UNSET and job.number in state.queue:
         state.queue.set_priority(job.number, job.priority.rank)
-    if event.time_limit_s is not ev.UNSET and job.state is JobState.RUNNING:
+    if event.time_limit_s is not UNSET and job.state is JobState.RUNNING:
         _set_deadline(state, job, event)
 
 

@@ -12,7 +12,7 @@ from horizon.core.state import Job, Shape, State
 
 
 def explainer(state: State) -> Callable[[Job], str]:
-    """A function that gives the reason a job is where it is, sharing its work among many jobs of one moment."""
+    """A function that gives the reason a job is where it is; it shares its work among jobs of one moment."""
     rooms = Rooms(state)
     known: dict[int, str] = {}
 

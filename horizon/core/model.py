@@ -14,7 +14,7 @@ from msgspec import Struct
 from horizon.core import limits
 
 
-class Priority(str, Enum):
+class Priority(str, Enum):  # noqa: UP042 - StrEnum allows no second value
     """How soon a job wants to start. A higher ``rank`` goes first."""
 
     rank: int
@@ -68,7 +68,7 @@ LEGAL_MOVES: Final[dict[JobState, frozenset[JobState]]] = {
 
 
 class AllocationState(StrEnum):
-    """``held`` while an attempt may run, ``releasing`` from its end until its processes are confirmed gone."""
+    """``held`` while an attempt may run, ``releasing`` from then until its processes are confirmed gone."""
 
     HELD = "held"
     RELEASING = "releasing"

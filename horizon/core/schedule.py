@@ -38,7 +38,7 @@ def schedule(state: State, now_us: int) -> Cycle:
 
 
 def _due(state: State, now_us: int) -> list[ev.Event]:
-    """What time alone brings: begin times that came, time limits that were reached. Order: as they fell due."""
+    """What time alone brings, as it fell due: begin times that came, time limits that were reached."""
     events: list[ev.Event] = []
     for at_us, number in sorted(entry for entry in state.begins if entry[0] <= now_us):
         job = state.numbered[number - 1]

@@ -168,7 +168,7 @@ class State:
         self.shape_ids: dict[Shape, int] = {}
         self.shapes: list[Shape] = []
         self.deadlines: list[tuple[int, int, int]] = []
-        """Heap of (time limit reached at, job number, attempt); stale entries are dropped when they surface."""
+        """Heap of (time limit reached at, job number, attempt); stale entries leave when they surface."""
         self.begins: list[tuple[int, int]] = []
         """Heap of (begin time, job number)."""
         self.versions: dict[str, int] = {}

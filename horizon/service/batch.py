@@ -41,7 +41,7 @@ class BatchBuilder:
             versions[stream] = version
             if isinstance(event, ev.JobScheduled):
                 for placement in event.allocation:  # a change of the node must not be decided beside it
-                    versions.setdefault(f"node/{placement.node}", self._state.stream_version(f"node/{placement.node}"))
-            self.drafts.append(
-                ev.Draft(event, stream, version, actor, command_id, correlation_id, causation)
-            )
+                    versions.setdefault(
+                        f"node/{placement.node}", self._state.stream_version(f"node/{placement.node}")
+                    )
+            self.drafts.append(ev.Draft(event, stream, version, actor, command_id, correlation_id, causation))

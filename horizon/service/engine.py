@@ -35,7 +35,16 @@ from horizon.service.clock import Clock, Ids
 from horizon.service.config import EngineConfig
 from horizon.service.metrics import EngineMetrics
 from horizon.service.recovery import fold_log
-from horizon.store.port import Answer, Batch, Corrupt, EventStore, Fenced, StoreError, Unavailable, UnknownOutcome
+from horizon.store.port import (
+    Answer,
+    Batch,
+    Corrupt,
+    EventStore,
+    Fenced,
+    StoreError,
+    Unavailable,
+    UnknownOutcome,
+)
 
 log = structlog.get_logger()
 
@@ -289,11 +298,12 @@ class Engine:
         """One batch: decide, append, evolve, answer, act."""
         now_us = self._now_us()
         batch, self._asks = self._gather(now_us)
-        recorded: tuple[ev.Recorded, ...] | None = ()
+        recorded: tuple[ev.Recorded, ...] = ()
         if batch.drafts:
-            recorded = await self._append(batch, self._asks, now_us)
-            if recorded is None:
+            appended = await self._append(batch, self._asks, now_us)
+            if appended is None:
                 return
+            recorded = appended
             self._evolve(recorded)
         for ask in self._asks:
             self._answer(ask)
@@ -349,7 +359,7 @@ class Engine:
         batch.add(events, ask.actor, ask.command_id, self._causation(ask))
 
     def _causation(self, ask: Ask) -> int:
-        """A report is caused by the last thing that happened to its job; what a person asks has no cause here."""
+        """A report is caused by the last thing that happened to its job; what people ask has no cause."""
         if ask.actor != EXECUTOR or not isinstance(ask.command, cmd.Report):
             return 0
         job = self.state.jobs.get(ask.command.job_id)
@@ -379,7 +389,7 @@ class Engine:
         return None
 
     async def _settle(self, unknown: UnknownOutcome, asks: list[Ask]) -> None:
-        """Find out whether a batch is in the log, by raising the epoch first, and rebuild memory from there."""
+        """Find out whether a batch is in the log: raise the epoch first, then rebuild memory from it."""
         self.ready = False
         log.warning("the outcome of an append is unknown; settling it", error=str(unknown))
         while not self._stopping:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from horizon.core.events import Recorded
 from prometheus_client import CollectorRegistry, Counter, Histogram
+
+from horizon.core.events import Recorded
 
 _CYCLE_S = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 _WAIT_S = (0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3_600.0, 6 * 3_600.0, 86_400.0, 7 * 86_400.0)
@@ -26,7 +27,9 @@ class EngineMetrics:
             registry=self.registry,
             buckets=_WAIT_S,
         )
-        self._events = Counter("horizon_events_appended", "Events appended to the log", registry=self.registry)
+        self._events = Counter(
+            "horizon_events_appended", "Events appended to the log", registry=self.registry
+        )
         self._appends = Counter("horizon_appends", "Appends to the log", registry=self.registry)
 
     def cycle(self, seconds: float, examined: int) -> None:

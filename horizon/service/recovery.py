@@ -23,5 +23,7 @@ async def fold_log(
         if recorded.position % PROGRESS_EVENTS == 0:
             progress(recorded.position, head.position)
     if state.position != head.position or (tip is not None and tip != head.tip):
-        raise Corrupt(f"the log ends at {state.position}, but its head says {head.position}: events are missing")
+        raise Corrupt(
+            f"the log ends at {state.position}, but its head says {head.position}: events are missing"
+        )
     return state

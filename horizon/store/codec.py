@@ -115,12 +115,13 @@ def after(head: Head, sealed: Sequence[Recorded]) -> Head:
 
 
 def open_payload(position: int, type: str, schema_version: int, payload: bytes) -> ev.Event:
-    """The event in a stored payload. An unknown or newer shape stops the program: it must not be guessed at."""
+    """The event in a stored payload. An unknown or newer shape stops the program: never guess at it."""
     known = ev.SCHEMA_VERSIONS.get(type)
     if known is None or schema_version > known:
+        knows = "no such type" if known is None else f"it up to version {known}"
         message = (
-            f"event {position} is a {type} of schema version {schema_version}; this Horizon knows "
-            f"{'no such type' if known is None else f'up to version {known}'}: use the version that wrote it, or a newer one"
+            f"event {position} is a {type} of schema version {schema_version}; this Horizon knows {knows}: "
+            "use the one that wrote it, or a newer one"
         )
         raise Corrupt(message)
     try:

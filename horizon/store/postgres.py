@@ -97,10 +97,13 @@ class PostgresStore:
                 await _migrate(self._dsn, owner)
             await _check_schema(owner)
             self._as_owner = not await owner.fetchval(
-                "SELECT count(*) FROM pg_roles WHERE rolname = 'horizon_writer' AND pg_has_role(oid, 'MEMBER')"
+                """SELECT count(*) FROM pg_roles
+                   WHERE rolname = 'horizon_writer' AND pg_has_role(oid, 'MEMBER')"""
             )
             if self._as_owner:
-                log.warning("the scheduler writes as the owner of the log: the role horizon_writer is not there")
+                log.warning(
+                    "the scheduler writes as the owner of the log: the role horizon_writer is not there"
+                )
             head = _head(await owner.fetchrow(_SELECT_HEAD))
         finally:
             await owner.close()
@@ -111,7 +114,11 @@ class PostgresStore:
         if self._readers is None:
             try:
                 self._readers = await asyncpg.create_pool(
-                    self._dsn, min_size=1, max_size=READERS_MAX, timeout=CONNECT_S_MAX, server_settings=self._settings()
+                    self._dsn,
+                    min_size=1,
+                    max_size=READERS_MAX,
+                    timeout=CONNECT_S_MAX,
+                    server_settings=self._settings(),
                 )
             except (OSError, asyncpg.PostgresError, TimeoutError) as error:
                 raise Unavailable(f"Postgres cannot be reached: {error}") from error
@@ -148,7 +155,9 @@ class PostgresStore:
         owner = await _connect(self._dsn)
         try:
             position = await owner.fetchval("SELECT position FROM log_head")
-            partitions = await owner.fetchval("SELECT count(*) FROM pg_inherits WHERE inhparent = 'events'::regclass")
+            partitions = await owner.fetchval(
+                "SELECT count(*) FROM pg_inherits WHERE inhparent = 'events'::regclass"
+            )
             self._partitions_end = partitions * 5_000_000 + 1
             while position + PARTITION_MARGIN >= self._partitions_end:
                 self._partitions_end = await owner.fetchval("SELECT add_partition()")
@@ -166,7 +175,7 @@ class PostgresStore:
         tail = codec.after(head, sealed)
         if tail.position + PARTITION_MARGIN >= self._partitions_end:
             await self._ensure_partitions()
-        arguments = (
+        arguments: tuple[Any, ...] = (
             head.epoch,
             head.position,
             head.tip,
@@ -206,7 +215,9 @@ class PostgresStore:
             previous = (await self.read_at([after]))[0].hash
         left = limit
         while left is None or left > 0:
-            rows = await self._fetch(_SELECT, position, READ_EVENTS if left is None else min(READ_EVENTS, left))
+            rows = await self._fetch(
+                _SELECT, position, READ_EVENTS if left is None else min(READ_EVENTS, left)
+            )
             for row in rows:
                 recorded = _recorded(row)
                 codec.check_link(recorded, position + 1, previous)
@@ -220,7 +231,9 @@ class PostgresStore:
         return [_recorded(row) for row in await self._fetch(_SELECT_AT, list(positions))]
 
     async def blobs(self, digests: Iterable[str]) -> dict[str, bytes]:
-        rows = await self._fetch("SELECT digest, data FROM blobs WHERE digest = ANY($1::text[])", list(digests))
+        rows = await self._fetch(
+            "SELECT digest, data FROM blobs WHERE digest = ANY($1::text[])", list(digests)
+        )
         return {row["digest"]: row["data"] for row in rows}
 
     async def answer(self, key: str) -> Answer | None:
@@ -259,7 +272,9 @@ async def _connect(dsn: str, settings: dict[str, str] | None = None) -> asyncpg.
         )
         return connection
     except asyncpg.InvalidAuthorizationSpecificationError as error:
-        raise Unavailable(f"Postgres refused the login ({error}): check user and password in DATABASE_URL") from error
+        raise Unavailable(
+            f"Postgres refused the login ({error}): check user and password in DATABASE_URL"
+        ) from error
     except asyncpg.InvalidCatalogNameError as error:
         raise Unavailable(f"{error}: create the database, or name another one in DATABASE_URL") from error
     except (OSError, ssl.SSLError, TimeoutError) as error:
@@ -282,9 +297,13 @@ async def _check_server(connection: asyncpg.Connection[Any]) -> None:
     if row["version"] < VERSION_MIN:
         raise Unavailable(f"this is Postgres {row['version_text']}; Horizon needs 14 or newer")
     if row["standby"]:
-        raise Unavailable("this Postgres is a standby and cannot be written to: point DATABASE_URL at the primary")
+        raise Unavailable(
+            "this Postgres is a standby and cannot be written to: point DATABASE_URL at the primary"
+        )
     if row["read_only"]:
-        raise Unavailable("this Postgres is read-only (default_transaction_read_only): Horizon must write to it")
+        raise Unavailable(
+            "this Postgres is read-only (default_transaction_read_only): Horizon must write to it"
+        )
     if row["synchronous_commit"] == "off":
         raise Unavailable(
             "synchronous_commit is off, so Postgres may forget what it acknowledged: set it to on; "
@@ -321,7 +340,9 @@ async def _check_schema(connection: asyncpg.Connection[Any]) -> None:
     )
     if unprotected:
         names = ", ".join(row["relname"] for row in unprotected)
-        raise Unavailable(f"the log is not protected against change: triggers are missing or disabled on {names}")
+        raise Unavailable(
+            f"the log is not protected against change: triggers are missing or disabled on {names}"
+        )
 
 
 def _head(row: Any) -> Head:
@@ -331,8 +352,8 @@ def _head(row: Any) -> Head:
 
 
 def _recorded(row: Any) -> Recorded:
-    values = tuple(row)
-    return Recorded(*values, codec.open_payload(values[0], values[3], values[4], values[11]))
+    values = (*row, codec.open_payload(row["position"], row["type"], row["schema_version"], row["payload"]))
+    return Recorded(*values)
 
 
 def _beside(batch: Batch) -> tuple[list[Any], ...]:

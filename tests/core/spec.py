@@ -34,7 +34,7 @@ def node(name: str = "node-1", gpus: int = 8, gpu_type: str = "H100", **fields: 
 
 
 class World:
-    """A state with the log it was folded from, driven by commands and cycles at moments that the test names."""
+    """A state and the log it was folded from, driven by commands and cycles at moments the test names."""
 
     def __init__(self) -> None:
         self.state = State()

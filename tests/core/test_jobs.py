@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+
 from horizon.core import commands as cmd
 from horizon.core import events as ev
 from horizon.core.model import AllocationState, Exit, JobState, Priority
-
 from tests.core.spec import BAD, OK, World, given, job_id, node, spec
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 
 import pytest
+
 from horizon.core import commands as cmd
 from horizon.core.model import AllocationState, Exit, JobState, Priority
 from horizon.core.schedule import schedule
-
 from tests.core.spec import World, given, job_id, node
 
 SEEDS = range(60)
@@ -69,7 +69,9 @@ def test_the_rules_hold_through_a_random_life(seed: int) -> None:
             check_nothing_idle_that_fits(world)
     world.check()
     waiting = {job.number for job in world.state.numbered if job.eligible}
-    assert waiting == set(world.state.queue.order(1_000_000, world.now_us)), f"seed {seed}: the queue lost a job"
+    assert waiting == set(world.state.queue.order(1_000_000, world.now_us)), (
+        f"seed {seed}: the queue lost a job"
+    )
 
 
 def test_random_lives_make_every_move_that_a_job_can_make() -> None:
@@ -83,7 +85,8 @@ def test_random_lives_make_every_move_that_a_job_can_make() -> None:
     reachable = {
         (Q, S), (Q, JobState.CANCELLED),
         (S, R), (S, Q), (S, JobState.FAILED), (S, JobState.CANCELLED),
-        (R, JobState.COMPLETED), (R, JobState.FAILED), (R, JobState.PREEMPTED), (R, Q), (R, JobState.CANCELLED),
+        (R, JobState.COMPLETED), (R, JobState.FAILED), (R, JobState.PREEMPTED), (R, Q),
+        (R, JobState.CANCELLED),
         (JobState.PREEMPTED, Q),
     }  # fmt: skip
     assert moves == reachable

@@ -6,7 +6,6 @@ from horizon.core import commands as cmd
 from horizon.core import events as ev
 from horizon.core.explain import explainer
 from horizon.core.model import Priority
-
 from tests.core.spec import World, given, job_id, node
 
 
@@ -109,7 +108,10 @@ def test_a_request_is_placed_whole_or_not_at_all() -> None:
 
 def test_what_one_node_could_hold_waits_for_one_node() -> None:
     world = given(node("a", 4), node("b", 4)).submit(gpu_count=2, nodes=2).cycle().started()
-    assert gpus(given(node("a", 4), node("b", 4)).submit(gpu_count=2, nodes=2).cycle()) == [("a", 1), ("b", 1)]
+    assert gpus(given(node("a", 4), node("b", 4)).submit(gpu_count=2, nodes=2).cycle()) == [
+        ("a", 1),
+        ("b", 1),
+    ]
     world.submit(gpu_count=4).cycle().then_nothing()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from horizon.core import commands as cmd
 from horizon.core import events as ev
 from horizon.core.decide import Events, Rejected
@@ -359,7 +360,11 @@ async def test_a_restart_gives_the_same_state_and_adopts_what_runs(start: Start,
     assert again.state.jobs[running.job_id].state is JobState.RUNNING
     await until(lambda: again.state.counts[JobState.COMPLETED] == 4)
     assert (tmp_path / "ran").read_text() == "ran\n"
-    starts = [again.state.jobs[one.event.job_id].number for one in log.events if isinstance(one.event, ev.JobStarted)]
+    starts = [
+        again.state.jobs[one.event.job_id].number
+        for one in log.events
+        if isinstance(one.event, ev.JobStarted)
+    ]
     assert starts == [1, 2, 3, 4]
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from horizon.store.memory import Log, MemoryStore
 
+from horizon.store.memory import Log, MemoryStore
 from tests.store.contract import Connect, StoreContract
 
 

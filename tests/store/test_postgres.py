@@ -10,10 +10,10 @@ from typing import Any
 
 import asyncpg
 import pytest
+
 from horizon.store.migrate import SCHEMA_REVISION, migrations_dir
 from horizon.store.port import Batch, Corrupt, EventStore, Unavailable, UnknownOutcome
 from horizon.store.postgres import PostgresStore
-
 from tests.store.contract import Connect, StoreContract, drafts
 
 
@@ -96,7 +96,9 @@ async def test_the_writer_may_insert_and_nothing_else(admin: asyncpg.Connection[
         await admin.execute(statement)
 
 
-async def test_the_auditor_may_read_the_log_and_no_secret(admin: asyncpg.Connection[Any], connect: Connect) -> None:
+async def test_the_auditor_may_read_the_log_and_no_secret(
+    admin: asyncpg.Connection[Any], connect: Connect
+) -> None:
     store = await leader(connect)
     await store.append(Batch(drafts(1), 1_000_000))
     await admin.execute("SET ROLE horizon_auditor")
@@ -108,16 +110,20 @@ async def test_the_auditor_may_read_the_log_and_no_secret(admin: asyncpg.Connect
             await admin.execute(statement)
 
 
-async def test_the_scheduler_writes_as_the_writer_role(connect: Connect, admin: asyncpg.Connection[Any]) -> None:
+async def test_the_scheduler_writes_as_the_writer_role(
+    connect: Connect, admin: asyncpg.Connection[Any]
+) -> None:
     store = await leader(connect)
     assert isinstance(store, PostgresStore)
     assert store._writer is not None
     assert await store._writer.fetchval("SELECT current_user") == "horizon_writer"
 
 
-async def test_a_missing_trigger_is_noticed_at_start(connect: Connect, admin: asyncpg.Connection[Any]) -> None:
+async def test_a_missing_trigger_is_noticed_at_start(
+    connect: Connect, admin: asyncpg.Connection[Any]
+) -> None:
     await admin.execute("DROP TRIGGER refuse_truncate ON events_000000")
-    with pytest.raises(Unavailable, match="not protected against change.*events_000000"):
+    with pytest.raises(Unavailable, match=r"not protected against change.*events_000000"):
         await connect()
 
 
@@ -140,12 +146,15 @@ async def tampered(connect: Connect, admin: asyncpg.Connection[Any], statement: 
     "change",
     [
         "recorded_at_us = 2000", "epoch = 7", "stream = 'job/id-9'", "stream_version = 2",
-        "actor = 'mallory'", "command_id = '\\x0102'::bytea", "correlation_id = '\\x01'::bytea", "causation = 1",
+        "actor = 'mallory'", "command_id = '\\x0102'::bytea", "correlation_id = '\\x01'::bytea",
+        "causation = 1",
         "hash = '\\x01'::bytea",
         "payload = convert_to(replace(convert_from(payload, 'UTF8'), 'alice', 'malle'), 'UTF8')",
     ],
 )  # fmt: skip
-async def test_a_changed_column_is_found(connect: Connect, admin: asyncpg.Connection[Any], change: str) -> None:
+async def test_a_changed_column_is_found(
+    connect: Connect, admin: asyncpg.Connection[Any], change: str
+) -> None:
     assert "event 3" in await tampered(connect, admin, f"UPDATE events SET {change} WHERE position = 3")
 
 
@@ -159,7 +168,7 @@ async def test_a_deleted_event_is_found(connect: Connect, admin: asyncpg.Connect
         ("schema_version = 99", "JobSubmitted of schema version 99"),
         ("type = 'JobTeleported'", "knows no such type"),
         ("type = 'JobHeld'", "is filed as a JobHeld but holds a JobSubmitted"),
-        ("payload = '{\"type\":\"JobHeld\",\"job_id\":\"1\",\"more\":1}'", "cannot be read"),
+        ('payload = \'{"type":"JobHeld","job_id":"1","more":1}\'', "cannot be read"),
     ],
 )
 async def test_an_event_this_program_does_not_know_is_not_guessed_at(
@@ -189,7 +198,7 @@ async def test_a_connection_killed_before_an_append_leaves_the_outcome_to_an_ele
 async def test_an_append_cut_off_while_it_waits_is_settled_by_the_election(
     connect: Connect, admin: asyncpg.Connection[Any]
 ) -> None:
-    """The head row is locked, so the append hangs; its backend is killed; the election says it never happened."""
+    """The head row is locked, so the append hangs; its backend is killed; it never happened."""
     store = await leader(connect)
     assert isinstance(store, PostgresStore)
     assert store._writer is not None
@@ -239,7 +248,10 @@ async def test_nonsense_for_a_dsn_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("setting", "words"),
-    [("synchronous_commit = off", "synchronous_commit is off"), ("default_transaction_read_only = on", "read-only")],
+    [
+        ("synchronous_commit = off", "synchronous_commit is off"),
+        ("default_transaction_read_only = on", "read-only"),
+    ],
 )
 async def test_a_server_set_up_to_forget_or_refuse_writes_is_refused(
     database: str, admin: asyncpg.Connection[Any], setting: str, words: str
@@ -259,7 +271,9 @@ def test_the_schema_this_program_knows_is_the_newest_migration() -> None:
     assert newest == SCHEMA_REVISION
 
 
-async def test_two_schedulers_that_start_at_once_migrate_once(postgres: str, admin: asyncpg.Connection[Any]) -> None:
+async def test_two_schedulers_that_start_at_once_migrate_once(
+    postgres: str, admin: asyncpg.Connection[Any]
+) -> None:
     await admin.execute("CREATE DATABASE horizon_race")
     dsn = re.sub(r"(//[^/]*)/[^?]*", r"\1/horizon_race", postgres, count=1)
     script = (
@@ -267,7 +281,9 @@ async def test_two_schedulers_that_start_at_once_migrate_once(postgres: str, adm
         "print(asyncio.run(PostgresStore(sys.argv[1]).open()).log_id.hex())"
     )
     processes = [
-        await asyncio.create_subprocess_exec(sys.executable, "-c", script, dsn, stdout=asyncio.subprocess.PIPE)
+        await asyncio.create_subprocess_exec(
+            sys.executable, "-c", script, dsn, stdout=asyncio.subprocess.PIPE
+        )
         for _ in range(3)
     ]
     outputs = [(await process.communicate())[0] for process in processes]
