@@ -1,0 +1,99 @@
+"""Reading what keepers wrote: the scheduler's side of the status files."""
+
+from __future__ import annotations
+
+import os
+from typing import Final, NamedTuple
+
+import msgspec
+
+from horizon.core.model import Exit
+from horizon.executors import keeper
+
+
+class Record(msgspec.Struct, frozen=True):
+    """A keeper's word on its rank. It only ever grows: what was true in one stays true in the next."""
+
+    epoch: int
+    keeper: int
+    pid: int
+    """The job's main process, which leads its session; 0 until it runs."""
+    started_us: int
+    ended_us: int
+    exit_code: int | None
+    signal: int | None
+    error: str
+    gone: bool
+    """Every process of this rank is confirmed gone."""
+    lost: bool
+    """The keeper was killed; how the main process ended is not known."""
+
+    @property
+    def exit(self) -> Exit | None:
+        if not self.ended_us:
+            return None
+        return Exit(exit_code=self.exit_code, signal=self.signal, error=self.error or None)
+
+
+class Seen(NamedTuple):
+    """What the disk says of a rank."""
+
+    claimed: bool
+    alive: bool
+    """Its keeper lives, and may still write."""
+    record: Record | None
+    """None when there is none, or none that can be read (the machine lost its power)."""
+
+
+_decoder: Final = msgspec.json.Decoder(Record)
+_encoder: Final = msgspec.json.Encoder()
+
+
+def decode(data: bytes) -> Record | None:
+    try:
+        return _decoder.decode(data)
+    except msgspec.MsgspecError:
+        return None
+
+
+def inspect(attempts: str, key: str, rank: int) -> Seen:
+    """Look at one rank. The lock is tried before the record is read: a record read after its lock was free
+    is the last that will ever be."""
+    try:
+        fd = os.open(keeper.status_path(attempts, key, rank), os.O_RDWR)
+    except FileNotFoundError:
+        return Seen(claimed=False, alive=False, record=None)
+    try:
+        alive = keeper.is_locked(fd)
+        return Seen(claimed=True, alive=alive, record=decode(os.pread(fd, keeper.STATUS_BYTES, 0)))
+    finally:
+        os.close(fd)
+
+
+def conclude(attempts: str, key: str, rank: int, record: Record) -> None:
+    """Write the last word for a keeper that was killed before it could, or never came to be: then this is
+    its claim too. A disk that refuses only means that the next scheduler finds out anew."""
+    try:
+        os.makedirs(keeper.attempt_path(attempts, key), mode=0o700, exist_ok=True)
+        fd = os.open(keeper.status_path(attempts, key, rank), os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            os.pwrite(fd, _encoder.encode(record).ljust(keeper.STATUS_BYTES - 1) + b"\n", 0)
+        finally:
+            os.close(fd)
+        os.unlink(keeper.live_path(attempts, key, rank))
+    except OSError:
+        pass
+
+
+def ranks_claimed(attempts: str, key: str) -> int:
+    """How many ranks of an attempt have a status file; 0 when it was never launched."""
+    try:
+        return sum(name.endswith(".status") for name in os.listdir(keeper.attempt_path(attempts, key)))
+    except FileNotFoundError:
+        return 0
+
+
+def list_live(attempts: str) -> list[tuple[str, int]]:
+    """The ranks that have a keeper, or whose keeper was killed: attempt and rank."""
+    names = (name.rpartition(".") for name in os.listdir(f"{attempts}/live"))
+    return sorted((key, int(rank)) for key, _, rank in names if rank.isdigit())
