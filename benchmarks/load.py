@@ -1,7 +1,7 @@
 """A load generator that costs little: keep-alive HTTP/1.1 over raw sockets, one request at a time a client.
 
-It runs in a process of its own beside the server: ``python -m benchmarks.load`` reads a plan as JSON from
-standard input and writes what it measured to standard output. It talks to loopback only and stops by itself.
+It runs in a process of its own beside the server: ``python -m benchmarks.load PLAN RESULT`` reads one JSON file
+and writes the other. It talks to loopback only and stops by itself.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ import asyncio
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import uvloop
 
@@ -31,8 +33,7 @@ class Client(asyncio.Protocol):
         self._sent_at = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.WriteTransport, transport)
         self._send()
 
     def _send(self) -> None:
@@ -110,17 +111,15 @@ def drive(
     """Run a plan in a process of its own; ``seconds`` and ``latencies``."""
     plan = {"port": port, "token": token, "method": method, "paths": paths, "clients": clients,
             "requests": requests, "body": body}  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.load"],
-        input=json.dumps(plan),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    if done.returncode:
-        raise RuntimeError(done.stderr[-2_000:])
-    return json.loads(done.stdout)
+    with tempfile.TemporaryDirectory() as directory:
+        asked, told = Path(directory) / "plan.json", Path(directory) / "result.json"
+        asked.write_text(json.dumps(plan))
+        command = [sys.executable, "-m", "benchmarks.load", str(asked), str(told)]
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=120)
+        if done.returncode:
+            raise RuntimeError(done.stderr[-2_000:])
+        return json.loads(told.read_text())
 
 
 if __name__ == "__main__":
-    print(json.dumps(uvloop.run(run(json.load(sys.stdin)))))
+    Path(sys.argv[2]).write_text(json.dumps(uvloop.run(run(json.loads(Path(sys.argv[1]).read_text())))))

@@ -58,41 +58,43 @@ def decide(state: State, command: cmd.Command, given: Given) -> Events:
 
 
 def _submit(state: State, c: cmd.Submit, given: Given) -> Events:
-    _check_spec(c.spec, "")
-    if c.job_id in state.jobs:
-        raise Rejected(Refusal.CONFLICT, f"job id {c.job_id} is taken")
-    return (ev.JobSubmitted(job_id=c.job_id, number=given.next_number, spec=c.spec),)
+    return (_submitted(state, c, given.next_number),)
 
 
 def _submit_batch(state: State, c: cmd.SubmitBatch, given: Given) -> Events:
-    submitted = []
+    submitted: list[ev.Event] = []
     for index, job in enumerate(c.jobs):
-        _check_spec(job.spec, f"/jobs/{index}")
-        if job.job_id in state.jobs:
-            raise Rejected(Refusal.CONFLICT, f"job id {job.job_id} is taken")
-        submitted.append(ev.JobSubmitted(job_id=job.job_id, number=given.next_number + index, spec=job.spec))
+        try:
+            submitted.append(_submitted(state, job, given.next_number + index))
+        except Rejected as refusal:
+            raise Rejected(refusal.kind, refusal.message, f"/jobs/{index}{refusal.pointer}") from None
     return tuple(submitted)
 
 
-def _check_spec(spec: JobSpec, at: str) -> None:
+def _submitted(state: State, c: cmd.Submit, number: int) -> ev.JobSubmitted:
+    _check_spec(c.spec)
+    if c.job_id in state.jobs:
+        raise Rejected(Refusal.CONFLICT, f"job id {c.job_id} is taken")
+    return ev.JobSubmitted(job_id=c.job_id, number=number, spec=c.spec)
+
+
+def _check_spec(spec: JobSpec) -> None:
     """What no single field can tell; the fields' own bounds are checked where the request is decoded."""
     if not spec.command and spec.script_digest is None:
-        raise Rejected(
-            Refusal.INVALID, "there is nothing to run: give a command or a script", f"{at}/command"
-        )
+        raise Rejected(Refusal.INVALID, "there is nothing to run: give a command or a script", "/command")
     if spec.command and spec.script_digest is not None:
-        raise Rejected(Refusal.INVALID, "give a command or a script, not both", f"{at}/script")
+        raise Rejected(Refusal.INVALID, "give a command or a script, not both", "/script")
     if spec.gpu_count == 0 and spec.cpu_cores == 0:
         message = "the job asks for nothing: give gpu_count of 1 or more, or cpu_cores for a CPU job"
-        raise Rejected(Refusal.INVALID, message, f"{at}/gpu_count")
+        raise Rejected(Refusal.INVALID, message, "/gpu_count")
     if spec.gpu_count == 0 and (spec.gpu_type is not None or spec.gpu_memory_mib):
-        raise Rejected(Refusal.INVALID, "a CPU job cannot ask for a kind of GPU", f"{at}/gpu_count")
+        raise Rejected(Refusal.INVALID, "a CPU job cannot ask for a kind of GPU", "/gpu_count")
     if spec.nodes > max(spec.gpu_count, spec.cpu_cores):
         message = f"{spec.nodes} nodes cannot share {spec.gpu_count} GPUs and {spec.cpu_cores} cores"
-        raise Rejected(Refusal.INVALID, message, f"{at}/nodes")
+        raise Rejected(Refusal.INVALID, message, "/nodes")
     if spec.nodes > 1 and spec.gpu_count and spec.gpu_count < spec.nodes:
         message = f"a gang of {spec.nodes} nodes needs a GPU on each: gpu_count is {spec.gpu_count} in all"
-        raise Rejected(Refusal.INVALID, message, f"{at}/gpu_count")
+        raise Rejected(Refusal.INVALID, message, "/gpu_count")
 
 
 def _cancel(state: State, c: cmd.Cancel, given: Given) -> Events:

@@ -38,7 +38,7 @@ def evolve(state: State, recorded: ev.Recorded) -> None:
     was = job.state
     step(job, event, recorded.recorded_at_us)
     job.version = recorded.stream_version
-    job.positions.append(recorded.position)
+    job.positions += (recorded.position,)
     if job.state is not was:
         state.counts[was] -= 1
         state.counts[job.state] += 1
@@ -83,7 +83,7 @@ def _submitted(state: State, recorded: ev.Recorded, event: ev.JobSubmitted) -> N
     spec = event.spec
     share = state.users.get((spec.account, spec.user_id)) or _add_user(state, spec.account, spec.user_id)
     job = new_job(event, recorded.correlation_id, recorded.recorded_at_us, share.id, _shape(state, spec))
-    job.positions = [recorded.position]
+    job.positions = (recorded.position,)
     assert event.number == len(state.numbered) + 1, "job numbers have a gap"
     state.jobs[job.id] = job
     state.numbered.append(job)
@@ -95,7 +95,7 @@ def _submitted(state: State, recorded: ev.Recorded, event: ev.JobSubmitted) -> N
 
 
 def _shape(state: State, spec: JobSpec) -> int:
-    shape = Shape(
+    fields = (
         spec.gpu_count,
         spec.gpu_type,
         spec.gpu_memory_mib,
@@ -105,9 +105,10 @@ def _shape(state: State, spec: JobSpec) -> int:
         spec.exclusive,
         tuple(sorted(spec.constraints.items())) if spec.constraints else (),
     )
-    found = state.shape_ids.get(shape)
+    found = state.shape_ids.get(fields)
     if found is None:
-        found = state.shape_ids[shape] = state.queue.add_shape(shape.rate)
+        shape = Shape(*fields)
+        found = state.shape_ids[fields] = state.queue.add_shape(shape.rate)
         state.shapes.append(shape)
     return found
 

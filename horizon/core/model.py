@@ -42,6 +42,8 @@ class JobState(StrEnum):
     FAILED = "Failed"
     CANCELLED = "Cancelled"
 
+    __hash__ = str.__hash__  # Enum's own is a Python function, and states are keys on hot paths
+
     @property
     def ended(self) -> bool:
         return not LEGAL_MOVES[self]

@@ -72,7 +72,7 @@ class Job(Struct, gc=False):
     attempts_lost: int = 0
     stop: Stop | None = None
     stopped_by: str = ""
-    positions: list[int] = []
+    positions: tuple[int, ...] = ()
     """Where its events are in the log."""
 
     @property
@@ -165,7 +165,8 @@ class State:
         self.users: dict[tuple[str, str], Share] = {}
         self.shares: list[Share] = [Share(id=0, path="", user=False, parent=-1)]
         """Every share by its id in the queue's tree; 0 is the root."""
-        self.shape_ids: dict[Shape, int] = {}
+        self.shape_ids: dict[tuple[object, ...], int] = {}
+        """By the fields of the shape."""
         self.shapes: list[Shape] = []
         self.deadlines: list[tuple[int, int, int]] = []
         """Heap of (time limit reached at, job number, attempt); stale entries leave when they surface."""

@@ -168,7 +168,7 @@ class LocalExecutor:
         assert _SAFE_KEY.fullmatch(key), f"an attempt that is no file name: {key!r}"
         assert launch.allocation, "an attempt is launched somewhere"
         frames = [self._frame(launch, rank) for rank in range(len(launch.allocation))]
-        attempt = _Attempt(launch.key, [_Rank(frame) for frame in frames])
+        attempt = _Attempt(launch.key, [_Rank(frame) for frame in frames], launch.grace_period_s)
         attempt.launched_at = self._loop.time()
         self._attempts[key] = attempt
         for frame in frames:

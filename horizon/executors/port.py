@@ -39,6 +39,8 @@ class Launch(Struct, frozen=True):
     script: bytes | None
     environment: dict[str, str]
     working_dir: str | None
+    grace_period_s: int
+    """For the rest of a gang, when one of its processes fails."""
 
 
 class Held(Struct, frozen=True):
@@ -82,11 +84,14 @@ class Executor(Protocol):
         ...
 
     def stop(self, key: AttemptKey, grace_period_s: int) -> None:
-        """SIGTERM to every process of the attempt, SIGKILL after the grace period; reported when all are gone."""
+        """SIGTERM to every process of the attempt, SIGKILL after the grace period; reported when all gone.
+
+        A second stop can only shorten the grace period.
+        """
         ...
 
     async def read_log(self, key: AttemptKey, rank: int, stream: str, offset: int, limit: int) -> LogChunk:
-        """Up to ``limit`` bytes of ``stdout`` or ``stderr`` from ``offset``; empty when there are none yet."""
+        """Up to ``limit`` bytes of ``stdout`` or ``stderr`` from ``offset``; none when there are none yet."""
         ...
 
     def follow_log(self, key: AttemptKey, rank: int, stream: str, offset: int) -> AsyncIterator[LogChunk]:

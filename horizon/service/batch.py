@@ -36,10 +36,10 @@ class BatchBuilder:
                 version, correlation_id = 1, command_id
             else:
                 version = 1 + (self._state.stream_version(stream) if version is None else version)
-                job = jobs.get(event.job_id) if isinstance(event, ev.JobEvent) else None
+                job = jobs.get(stream[4:]) if stream.startswith("job/") else None
                 correlation_id = command_id if job is None else job.correlation_id
             versions[stream] = version
-            if isinstance(event, ev.JobScheduled):
+            if type(event) is ev.JobScheduled:
                 for placement in event.allocation:  # a change of the node must not be decided beside it
                     versions.setdefault(
                         f"node/{placement.node}", self._state.stream_version(f"node/{placement.node}")

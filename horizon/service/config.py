@@ -11,7 +11,7 @@ from msgspec import Struct
 class EngineConfig(Struct, frozen=True):
     """How the engine works; none of it changes what it decides."""
 
-    inbox_jobs_max: int = 20_000
+    inbox_jobs_max: int = 50_000
     """Submissions and other commands that may wait at once; a batch counts each of its jobs."""
     append_events_max: int = 5_000
     """After this many events an append is closed and the rest waits for the next one."""

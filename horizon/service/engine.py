@@ -94,17 +94,24 @@ class Ask(Struct):
     reply: Reply | None = None
 
 
-_WORTH_A_CYCLE: Final = (
-    ev.JobSubmitted,
-    ev.JobReleased,
-    ev.JobRequeued,
-    ev.JobUpdated,
-    ev.AllocationReleased,
-    ev.NodeRegistered,
-    ev.NodeChanged,
-    ev.ShareSet,
+_WORTH_A_CYCLE: Final = frozenset(
+    {
+        ev.JobSubmitted,
+        ev.JobReleased,
+        ev.JobRequeued,
+        ev.JobUpdated,
+        ev.AllocationReleased,
+        ev.NodeRegistered,
+        ev.NodeChanged,
+        ev.ShareSet,
+    }
 )
 """After any of these a job may start that could not before."""
+
+_STARTS_OR_STOPS: Final = frozenset(
+    {ev.JobScheduled, ev.JobCancelled, ev.TimeLimitReached, ev.PreemptionRequested}
+)
+"""What the executor must be told. (Looked up by type: ``isinstance`` on a Struct costs a Python call.)"""
 
 
 class Engine:
@@ -424,22 +431,22 @@ class Engine:
     def _evolve(self, recorded: tuple[ev.Recorded, ...]) -> None:
         for one in recorded:
             evolve(self.state, one)
-            if isinstance(one.event, _WORTH_A_CYCLE):
+            if type(one.event) in _WORTH_A_CYCLE:
                 self._cycle_due = True
         self.metrics.appended(recorded)
 
     def _act(self, recorded: tuple[ev.Recorded, ...]) -> None:
         """Start and stop processes as the log now says."""
         for one in recorded:
-            event = one.event
-            if isinstance(event, ev.JobScheduled):
-                job = self.state.jobs[event.job_id]
+            kind = type(one.event)
+            if kind not in _STARTS_OR_STOPS:
+                continue
+            job = self.state.jobs[one.event.job_id]  # type: ignore[attr-defined]
+            if kind is ev.JobScheduled:
                 self.metrics.wait(job.scheduled_at_us - job.created_at_us)
                 self._launch_soon(job)
-            elif isinstance(event, ev.JobCancelled | ev.TimeLimitReached | ev.PreemptionRequested):
-                job = self.state.jobs[event.job_id]
-                if job.allocation_state is not None:
-                    self.executor.stop(_key(job), job.spec.grace_period_s)
+            elif job.allocation_state is not None:
+                self.executor.stop(_key(job), job.spec.grace_period_s)
 
     def _launch_soon(self, job: Job) -> None:
         spec = job.spec
@@ -478,6 +485,7 @@ class Engine:
             script=blobs.get(spec.script_digest) if spec.script_digest else None,
             environment=decode_environment(blobs.get(spec.environment_digest or "")),
             working_dir=spec.working_dir,
+            grace_period_s=spec.grace_period_s,
         )
 
     # --- answering ------------------------------------------------------------------------------------

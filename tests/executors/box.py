@@ -43,6 +43,7 @@ def a_launch(
     environment: dict[str, str] | None = None,
     working_dir: Path | str | None = None,
     epoch: int = 1,
+    grace_s: int = 5,
 ) -> Launch:
     return Launch(
         key=key or new_key(),
@@ -55,6 +56,7 @@ def a_launch(
         script=script,
         environment=environment or {},
         working_dir=None if working_dir is None else str(working_dir),
+        grace_period_s=grace_s,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 from horizon.core.commands import ReportEnded, ReportStarted
@@ -65,3 +66,11 @@ async def test_ranks_end_in_their_own_time_when_all_is_well(box: Box) -> None:
     key = box.launch(a_launch("sleep 0.$HORIZON_NODE_RANK", nodes=3))
     await until(lambda: box.ended(key))
     assert box.of(key)[-1] == ReportEnded(key.job_id, 1, Exit(exit_code=0))
+
+
+async def test_the_rest_of_a_failing_gang_has_the_jobs_own_grace(box: Box) -> None:
+    stubborn = 'trap "" TERM; test $HORIZON_NODE_RANK = 1 && exit 4; while true; do sleep 0.05; done'
+    key = box.launch(a_launch(stubborn, nodes=2, grace_s=1))
+    began = time.monotonic()
+    assert (await box.released(key)).exit.exit_code == 4
+    assert 0.5 <= time.monotonic() - began < 10
