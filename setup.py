@@ -20,7 +20,12 @@ CHECKED = SANITIZE or os.environ.get("HORIZON_CHECKED") == "1"
 FLAGS = ["-ffp-contract=off", "-Wall", "-Wno-unused-function", "-O1" if SANITIZE else "-O3"]
 LINK: list[str] = []
 if SANITIZE:
-    FLAGS += ["-g", "-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-fno-sanitize-recover=undefined"]
+    FLAGS += [
+        "-g",
+        "-fsanitize=address,undefined",
+        "-fno-omit-frame-pointer",
+        "-fno-sanitize-recover=undefined",
+    ]
     LINK += ["-fsanitize=address,undefined"]
 
 setup(

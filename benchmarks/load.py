@@ -1,7 +1,7 @@
 """A load generator that costs little: keep-alive HTTP/1.1 over raw sockets, one request at a time a client.
 
-It runs in a process of its own beside the server: ``python -m benchmarks.load PLAN RESULT`` reads one JSON file
-and writes the other. It talks to loopback only and stops by itself.
+It runs in a process of its own beside the server: ``python -m benchmarks.load PLAN RESULT`` reads one
+JSON file and writes the other. It talks to loopback only and stops by itself.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+NAMED_PATHS = sorted(set(re.findall(r"`((?:horizon|migrations|benchmarks|tests)/[\w/.]+)`", README)))
 PATIENCE_S = 60.0
 
 
@@ -46,7 +47,12 @@ def test_the_commands_of_the_tour_run_in_their_order(tmp_path: Path) -> None:
                 _wait_for(tmp_path / "data" / "endpoint.json")
                 continue
             done = subprocess.run(
-                ["bash", "-c", command], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60
+                ["bash", "-c", command],
+                env=environment,
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                timeout=60,
             )
             assert done.returncode == 0, f"$ {command}\n{done.stdout}{done.stderr}"
     finally:
@@ -75,6 +81,6 @@ def test_every_verb_of_the_makefile_that_the_readme_names_is_there() -> None:
     assert named <= verbs
 
 
-@pytest.mark.parametrize("path", sorted(set(re.findall(r"`((?:horizon|migrations|benchmarks|tests)/[\w/.]+)`", README))))
+@pytest.mark.parametrize("path", NAMED_PATHS)
 def test_every_path_that_is_named_exists(path: str) -> None:
     assert (ROOT / path).exists()
