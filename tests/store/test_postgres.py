@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
 
+from horizon.store.embedded import EmbeddedPostgres
 from horizon.store.migrate import SCHEMA_REVISION, migrations_dir
 from horizon.store.port import Batch, Corrupt, EventStore, Unavailable, UnknownOutcome
 from horizon.store.postgres import PostgresStore
@@ -290,3 +293,40 @@ async def test_two_schedulers_that_start_at_once_migrate_once(
     assert [process.returncode for process in processes] == [0, 0, 0]
     assert len(set(outputs)) == 1
     await admin.execute("DROP DATABASE horizon_race WITH (FORCE)")
+
+
+async def test_a_server_that_is_too_old_is_refused(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("horizon.store.postgres.VERSION_MIN", 9_990_000)
+    assert "Horizon needs 14 or newer" in await unfit(database)
+
+
+async def test_a_wrong_password_and_an_unknown_user_are_said_to_be(tmp_path: Path) -> None:
+    server = EmbeddedPostgres(tmp_path / "with-passwords")
+    dsn = await server.start()
+    try:
+        admin = await asyncpg.connect(dsn)
+        await admin.execute("CREATE ROLE alice LOGIN PASSWORD 'right'")
+        (tmp_path / "with-passwords" / "pg_hba.conf").write_text("local all all scram-sha-256\n")
+        await admin.execute("SELECT pg_reload_conf()")
+        await asyncio.sleep(0.2)
+        for user, password in (("alice", "wrong"), ("nobody", "x")):
+            message = await unfit(dsn.replace("postgres:@", f"{user}:{password}@"))
+            assert "refused the login" in message
+            assert password not in message.replace("password", "")
+        await admin.close()
+    finally:
+        await server.stop()
+
+
+async def test_a_stale_pid_file_of_the_embedded_server_is_harmless(tmp_path: Path) -> None:
+    """What a machine that lost power leaves behind, its pid since given to another process."""
+    server = EmbeddedPostgres(tmp_path / "postgres")
+    await server.start()
+    pid_file = tmp_path / "postgres" / "postmaster.pid"
+    left_behind = pid_file.read_text().splitlines()
+    await server.stop()
+    pid_file.write_text("\n".join([str(os.getpid()), *left_behind[1:]]) + "\n")
+    again = EmbeddedPostgres(tmp_path / "postgres")
+    connection = await asyncpg.connect(await again.start())
+    await connection.close()
+    await again.stop()
