@@ -1,0 +1,319 @@
+"""``horizon demo``: a whole Horizon for half a minute, real jobs of three users, and proof of its log."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shlex
+import tempfile
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import click
+
+from horizon.cli import exits
+from horizon.cli.client import Client, Refused
+from horizon.cli.exits import CliError
+from horizon.cli.output import Column, parse_time, print_table, show_duration
+from horizon.cli.places import Server, write_token
+from horizon.cli.session import Job, job_path
+
+if TYPE_CHECKING:
+    from horizon.cli.screen import Screen
+    from horizon.cli.server import Scheduler
+    from horizon.core.model import Inventory
+
+POLL_S: Final = 0.1
+PATIENCE_S: Final = 90.0
+"""The demo takes some ten seconds; after this long something is wrong."""
+CANCEL_AFTER_S: Final = 0.5
+
+ENDED: Final = ("Completed", "Failed", "Cancelled")
+
+
+class Wish(NamedTuple):
+    """A job that someone in the demo submits."""
+
+    user: str
+    account: str
+    name: str
+    gpus: int
+    command: str | list[str]
+    priority: str = "Normal"
+    nodes: int = 0
+    outcome: str = "Completed"
+    """How it should end."""
+
+    def fields(self) -> dict[str, Any]:
+        """The request, as `horizon submit` would send it."""
+        wire: dict[str, Any] = {"user_id": self.user, "account": self.account, "job_name": self.name}
+        wire |= {
+            "gpu_count": self.gpus,
+            "priority": self.priority,
+            "command": self.command,
+            "grace_period_s": 1,
+        }
+        if self.nodes:
+            wire["nodes"] = self.nodes
+        return wire
+
+    def shown(self) -> str:
+        """The command line that asks for the same."""
+        words = ["horizon submit --user", self.user, "--account", self.account, "--name", self.name]
+        words += ["--gpus", str(self.gpus)]
+        words += ["--nodes", str(self.nodes)] if self.nodes else []
+        words += ["--priority", self.priority] if self.priority != "Normal" else []
+        command = shlex.join(self.command) if isinstance(self.command, list) else shlex.quote(self.command)
+        return " ".join([*words, "--", command])
+
+
+def wishes(nodes: int, gpus_per_node: int) -> list[Wish]:
+    """More than the cluster can run at once, of three users, so that some must wait for others."""
+    few, many = max(1, gpus_per_node // 4), max(1, gpus_per_node // 2)
+    nlp, vision, ads = "research/nlp", "research/vision", "product/ads"
+    found = [Wish("alice", nlp, f"train-{step}", many, _work(1.6)) for step in range(1, 7)]
+    found += [Wish("bob", vision, f"eval-{step}", many, _work(1.2)) for step in range(1, 4)]
+    found += [Wish("carol", ads, f"serve-{step}", many, _work(0.8), "High") for step in range(1, 3)]
+    found += [
+        Wish("bob", vision, "nan", few, "echo 'loss is nan' >&2; exit 3", outcome="Failed"),
+        Wish("alice", nlp, "sweep", few, _work(0.6), "Low"),
+        Wish("carol", ads, "report", few, _work(0.6), "Low"),
+        Wish("bob", vision, "mistake", few, ["sleep", "600"], "High", outcome="Cancelled"),
+    ]
+    if nodes > 1:
+        found.append(Wish("carol", ads, "gang", 2 * few, _work(1.0), "Normal", nodes=2))
+    return found
+
+
+def _work(seconds: float) -> list[str]:
+    return ["sleep", str(seconds)]
+
+
+@click.command(short_help="Run real jobs of three users on pretend GPUs and verify the log.")
+@click.option(
+    "--simulate-gpus", default="2*4xH100", show_default=True, metavar="SPEC", help="The pretend GPUs."
+)
+def demo(simulate_gpus: str) -> int:
+    """Run real jobs of three users on pretend GPUs and verify the log.
+
+    Starts a whole Horizon in a temporary directory, has three users submit more than it can run at once,
+    shows who gets what and why, then reads the log again and checks that it leads to the same state.
+
+    Ends with 0 only if every job ended as it should and the log holds.
+    """
+    import uvloop
+
+    from horizon.cli.loglines import configure_logging
+
+    configure_logging("error")
+    with (
+        tempfile.TemporaryDirectory(prefix="horizon-demo-", ignore_cleanup_errors=True) as directory,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        return runner.run(_run(Path(directory), simulate_gpus))
+
+
+async def _run(directory: Path, spec: str) -> int:
+    from horizon.cli.server import Scheduler, Settings
+
+    token = write_token(directory)
+    scheduler = Scheduler(Settings(directory, "127.0.0.1", 0, token, simulate_gpus=spec))
+    hurry = threading.Event()
+    signalled = _on_signals(hurry)
+    click.echo("Starting Postgres, the scheduler and its nodes ...")
+    try:
+        await scheduler.start()
+        client = Client(Server(scheduler.url, token))
+        jobs = await asyncio.to_thread(_play, client, scheduler.inventories, hurry)
+        if signalled.done():
+            return exits.INTERRUPTED
+        _report(jobs)
+        wrong = [job for job, wish in jobs if job["state"] != wish.outcome]
+        for job in wrong:
+            click.echo(
+                f"job {job['number']} should not have ended as {job['state']}: {job['reason']}", err=True
+            )
+        holds = await _verify(scheduler)
+        return exits.OK if holds and not wrong else exits.FAILED
+    finally:
+        if hasattr(scheduler, "engine"):
+            await _end_all(scheduler)
+        await scheduler.stop()
+
+
+def _on_signals(hurry: threading.Event) -> asyncio.Future[None]:
+    """The first SIGINT or SIGTERM ends the play; what was started is then ended and cleaned up."""
+    import signal
+
+    loop = asyncio.get_running_loop()
+    signalled: asyncio.Future[None] = loop.create_future()
+
+    def note() -> None:
+        hurry.set()
+        if not signalled.done():
+            signalled.set_result(None)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(number, note)
+    return signalled
+
+
+# --- the play, in a thread of its own -----------------------------------------------------------------
+
+
+def _play(
+    client: Client, inventories: tuple[Inventory, ...], hurry: threading.Event
+) -> list[tuple[Job, Wish]]:
+    """Submit everything, show what becomes of it, give the jobs as they ended."""
+    from horizon.cli.screen import open_screen
+
+    gpus = [len(inventory.devices) for inventory in inventories]
+    submitted: dict[str, Wish] = {}
+    for wish in wishes(len(gpus), min(gpus)):
+        job = json.loads(client.change("POST", "/api/v1/jobs", wish.fields()))
+        submitted[job["id"]] = wish
+        click.echo(f"$ {wish.shown()}")
+    click.echo()
+    with open_screen() as screen:
+        jobs = _watch(client, submitted, screen, hurry)
+    return [(job, submitted[job["id"]]) for job in jobs]
+
+
+def _watch(client: Client, submitted: dict[str, Wish], screen: Screen, hurry: threading.Event) -> list[Job]:
+    doomed = [id for id, wish in submitted.items() if wish.outcome == "Cancelled"]
+    why: dict[str, str] = {}
+    began = time.monotonic()
+    while not hurry.is_set():
+        jobs: list[Job] = json.loads(client.get("/api/v1/jobs", {"limit": len(submitted)}))["jobs"]
+        jobs.sort(key=lambda job: int(job["number"]))
+        for job in jobs:
+            if job["state"] == "Queued":
+                why[job["id"]] = job["reason"]
+        screen.show(jobs, time.monotonic() - began)
+        if all(job["state"] in ENDED for job in jobs):
+            return [{**job, "why": _why(client, job, why.get(job["id"]))} for job in jobs]
+        if doomed and time.monotonic() - began > CANCEL_AFTER_S:
+            _cancel(client, doomed.pop())
+        if time.monotonic() - began > PATIENCE_S:
+            raise CliError(f"the jobs have not ended after {PATIENCE_S:.0f} s")
+        hurry.wait(POLL_S)
+    return []
+
+
+def _cancel(client: Client, job_id: str) -> None:
+    try:
+        client.change("DELETE", job_path(job_id))
+    except Refused as refused:
+        if refused.exit_code != exits.CONFLICT:
+            raise
+
+
+# --- who got what, and why ----------------------------------------------------------------------------
+
+
+def _seconds(start: str | None, end: str | None) -> float:
+    began, ended = parse_time(start), parse_time(end)
+    return 0.0 if began is None or ended is None else (ended - began).total_seconds()
+
+
+def _report(jobs: list[tuple[Job, Wish]]) -> None:
+    _report_users(jobs)
+    click.echo(
+        "\nAnd why (at one priority the user with the smaller figure goes first: GPU-hours used, with those"
+    )
+    click.echo("held now charged an hour ahead, over the weight of the share):")
+    for job, _ in sorted(jobs, key=lambda pair: str(pair[0]["scheduled_at"] or "~")):
+        click.echo(f"  {job['number']:>2} {job['user_id']:<5} {job['job_name']:<8} {job['why']}")
+
+
+def _report_users(jobs: list[tuple[Job, Wish]]) -> None:
+    started = sorted(
+        (job for job, _ in jobs if job["scheduled_at"]), key=lambda job: str(job["scheduled_at"])
+    )
+    rows = []
+    for user in dict.fromkeys(str(job["user_id"]) for job, _ in jobs):
+        own = [job for job, _ in jobs if job["user_id"] == user]
+        waits = [_seconds(job["created_at"], job["scheduled_at"]) for job in own if job["scheduled_at"]]
+        used = sum(
+            _seconds(job["started_at"], job["completed_at"]) * job["resources"]["gpu_count"] for job in own
+        )
+        turns = " ".join(str(turn) for turn, job in enumerate(started, 1) if job["user_id"] == user)
+        mean = sum(waits) / len(waits) if waits else 0.0
+        rows.append((user, len(own), f"{used:.1f}", show_duration(mean), turns))
+    columns = ("USER", "JOBS", "GPU-SECONDS", "MEAN WAIT", "TURNS (order of starts)")
+    click.echo("\nWho got what:")
+    print_table([Column(title, right=1 <= at <= 3) for at, title in enumerate(columns)], rows, "")
+
+
+def _why(client: Client, job: Job, waited_for: str | None) -> str:
+    """One sentence on how a job came to its place and to its end, from the log."""
+    events = json.loads(client.get(job_path(job["id"], "events")))["events"]
+    placed = next((event["payload"] for event in events if event["type"] == "JobScheduled"), None)
+    ended = str(job["state"]).lower()
+    ending = job["reason"] if str(job["reason"]).startswith(ended) else f"{ended}: {job['reason']}"
+    ending = ended if ended == "completed" else ending
+    if placed is None:
+        return f"{ending} before its turn came"
+    waited_s = _seconds(job["created_at"], job["scheduled_at"])
+    where = " and ".join(job["node_ids"])
+    if waited_s < POLL_S or not waited_for:
+        return f"there was room at once on {where}; {ending}"
+    stood = f"{job['priority']}, {job['user_id']} at {placed['score'] / 3_600:.2f} GPU-h over weight"
+    return (
+        f"waited {show_duration(waited_s)} for room, then was number {placed['rank']} in the order "
+        f"({stood}); ran on {where}; {ending}"
+    )
+
+
+# --- the proof ----------------------------------------------------------------------------------------
+
+
+async def _quiet(scheduler: Scheduler) -> None:
+    """Until nothing holds a GPU any more."""
+    deadline = time.monotonic() + PATIENCE_S
+    while scheduler.engine.state.holding and time.monotonic() < deadline:  # noqa: ASYNC110
+        await asyncio.sleep(POLL_S / 10)
+
+
+async def _verify(scheduler: Scheduler) -> bool:
+    """Read the log again, check its chain, fold it, and compare with the state that was lived in."""
+    from horizon.core.state import digest
+    from horizon.service.recovery import fold_log
+    from horizon.store.port import StoreError
+    from horizon.store.postgres import PostgresStore
+
+    await _quiet(scheduler)
+    state = scheduler.engine.state
+    store = PostgresStore(scheduler.dsn)
+    try:
+        head = await store.open()
+        folded = await fold_log(store, head)
+    except StoreError as error:
+        click.echo(f"\nThe log does not hold: {error}", err=True)
+        return False
+    finally:
+        await store.close()
+    live, again = digest(state), digest(folded)
+    click.echo(
+        f"\nThe log: {head.position} events, each sealed with the hash of the one before; the last hash is"
+    )
+    click.echo(f"  {head.tip.hex()}")
+    if live != again:
+        click.echo(f"Folding it gives another state ({again}) than the live one ({live}).", err=True)
+        return False
+    click.echo("Folding it again gives the live state, to the bit:")
+    click.echo(f"  {live}")
+    return True
+
+
+async def _end_all(scheduler: Scheduler) -> None:
+    """Leave no process behind: the directory that would tell of it goes away."""
+    active: Iterable[str] = [job.id for job in scheduler.engine.state.jobs.values() if not job.state.ended]
+    if active and scheduler.engine.ready:
+        client = Client(Server(scheduler.url, scheduler.token))
+        for job_id in active:
+            await asyncio.to_thread(_cancel, client, job_id)
+        await _quiet(scheduler)

@@ -1,0 +1,264 @@
+"""``ps``, ``show``, ``logs``, ``cancel``, ``hold`` and ``release``: looking at jobs and changing them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import click
+
+from horizon.cli import exits
+from horizon.cli.client import Client
+from horizon.cli.exits import CliError
+from horizon.cli.output import (
+    Column,
+    json_option,
+    print_fields,
+    print_json,
+    print_table,
+    show_duration,
+    show_time,
+    since,
+    state_style,
+)
+from horizon.cli.session import Job, client_of, get_job, job_path, pages
+from horizon.cli.values import ACTIVE_STATES, PAIR, PRIORITIES, STATES
+
+PAGE_JOBS_MAX: Final = 1_000
+
+_COLUMNS: Final = (
+    Column("JOB", right=True),
+    Column("NAME"),
+    Column("USER"),
+    Column("STATE", style=state_style),
+    Column("PRIORITY"),
+    Column("GPUS", right=True),
+    Column("TIME", right=True),
+    Column("WHERE"),
+    Column("REASON", wide=True),
+)
+
+
+@click.command(short_help="List jobs, those that have not ended unless asked otherwise.")
+@click.option(
+    "--state", type=click.Choice(STATES, case_sensitive=False), multiple=True, help="Only in this state."
+)
+@click.option("--user", metavar="NAME", help="Only of this user.")
+@click.option("--account", metavar="PATH", help="Only of this account.")
+@click.option("--priority", type=click.Choice(PRIORITIES, case_sensitive=False), multiple=True)
+@click.option("--name", metavar="TEXT", help="Only of this name.")
+@click.option("--label", "labels", type=PAIR, multiple=True, metavar="K=V", help="Only so labelled.")
+@click.option("--all", "-a", "everything", is_flag=True, help="Those that have ended too.")
+@click.option(
+    "--limit", type=click.IntRange(1), default=100, show_default=True, metavar="N", help="At most this many."
+)
+@json_option
+@click.pass_context
+def ps(
+    ctx: click.Context,
+    state: tuple[str, ...],
+    user: str | None,
+    account: str | None,
+    priority: tuple[str, ...],
+    name: str | None,
+    labels: tuple[tuple[str, str], ...],
+    everything: bool,
+    limit: int,
+    as_json: bool,
+) -> None:
+    """List jobs of everyone, those that have not ended unless --all or --state says otherwise.
+
+    TIME is how long a job has waited, has run, or ran.
+    """
+    query = {
+        "state": list(state) or ([] if everything else list(ACTIVE_STATES)),
+        "user_id": user,
+        "account": account,
+        "priority": list(priority),
+        "name": name,
+        "label": [f"{key}={value}" for key, value in labels],
+    }
+    jobs: list[Job] = []
+    total, cursor = 0, None
+    for page in pages(client_of(ctx), "/api/v1/jobs", query, limit, PAGE_JOBS_MAX):
+        jobs += page["jobs"]
+        total, cursor = page["total"], page.get("next_cursor")
+    if as_json:
+        print_json({"jobs": jobs, "total": total, "next_cursor": cursor})
+        return
+    print_table(
+        _COLUMNS, map(_row, jobs), "no jobs" if everything or state else "no jobs that have not ended"
+    )
+    if total > len(jobs):
+        click.echo(f"{total - len(jobs)} more; --limit shows more of them", err=True)
+
+
+def _row(job: Job) -> tuple[Any, ...]:
+    return (
+        job["number"],
+        job["job_name"],
+        job["user_id"],
+        job["state"],
+        job["priority"],
+        job["resources"]["gpu_count"],
+        _age(job),
+        ",".join(job["node_ids"] or ()),
+        job["reason"],
+    )
+
+
+def _age(job: Job) -> str | None:
+    if job["started_at"]:
+        return since(job["started_at"], job["completed_at"])
+    return since(job["created_at"], job["completed_at"])
+
+
+@click.command(short_help="Show one job with all that is known of it.")
+@click.argument("job")
+@json_option
+@click.pass_context
+def show(ctx: click.Context, job: str, as_json: bool) -> None:
+    """Show one job, by its number or id, with all that is known of it."""
+    client = client_of(ctx)
+    if as_json:
+        print_json(client.get(job_path(job)))
+        return
+    print_fields(_fields(get_job(client, job)))
+
+
+def _fields(job: Job) -> Iterable[tuple[str, Any]]:
+    wanted = job["resources"]
+    yield "job", f"{job['number']}  {job['id']}"
+    yield "name", job["job_name"]
+    yield "state", job["state"]
+    yield "reason", job["reason"]
+    yield "user", job["user_id"]
+    yield "account", job["account"]
+    yield "priority", job["priority"]
+    yield "command", _command(job)
+    yield "working dir", job.get("working_dir")
+    yield "GPUs", _gpus(job, wanted)
+    yield "cores", wanted["cpu_cores"] or None
+    yield "memory", f"{wanted['memory_gb']:g} GB" if wanted["memory_gb"] else None
+    yield "nodes", job.get("nodes")
+    yield "constraints", _pairs(job.get("constraints"))
+    yield "time limit", show_duration(job["time_limit_s"]) if job.get("time_limit_s") else None
+    yield "labels", _pairs(job.get("labels"))
+    yield "comment", job.get("comment")
+    yield "submitted", show_time(job["created_at"])
+    yield "begins", show_time(job.get("begin_at"))
+    yield "scheduled", show_time(job["scheduled_at"])
+    yield "started", show_time(job["started_at"])
+    yield "ended", show_time(job["completed_at"])
+    yield "took", since(job["started_at"], job["completed_at"]) if job["started_at"] else None
+    yield "exit code", job["exit_code"]
+    yield "attempt", job["attempt"] or None
+    yield "on nodes", ", ".join(job["node_ids"] or ())
+    yield "on GPUs", ", ".join(job["gpu_ids"] or ())
+
+
+def _gpus(job: Job, wanted: dict[str, Any]) -> str:
+    least = job.get("gpu_memory_gb")
+    of_memory = f" of {least:g} GB or more" if least else ""
+    return f"{wanted['gpu_count']} {wanted['gpu_type'] or ''}".rstrip() + of_memory
+
+
+def _command(job: Job) -> str:
+    command = job.get("command")
+    if isinstance(command, list):
+        return shlex.join(command)
+    return command or "(a script)"
+
+
+def _pairs(pairs: dict[str, str] | None) -> str:
+    return ", ".join(f"{key}={value}" for key, value in (pairs or {}).items())
+
+
+@click.command(short_help="Print what a job wrote.")
+@click.argument("job")
+@click.option("--follow", "-f", is_flag=True, help="Go on printing until its processes are gone.")
+@click.option("--stderr", "stream", flag_value="stderr", default="stdout", help="Its standard error instead.")
+@click.option("--attempt", type=click.IntRange(1), metavar="N", help="Of this attempt.  [the last]")
+@click.option("--rank", type=click.IntRange(0), metavar="N", help="Of this process of a gang.  [0]")
+@click.pass_context
+def logs(
+    ctx: click.Context, job: str, follow: bool, stream: str, attempt: int | None, rank: int | None
+) -> None:
+    """Print the bytes a job wrote to its standard output, or error."""
+    from horizon.cli.watch import copy_log
+
+    client = client_of(ctx)
+    if follow:
+        copy_log(client, job, stream, sys.stdout.buffer, attempt, rank)
+        return
+    for chunk in client.stream(job_path(job, "logs"), {"stream": stream, "attempt": attempt, "rank": rank}):
+        sys.stdout.buffer.write(chunk)
+
+
+@click.command(short_help="Cancel jobs.")
+@click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
+@click.option("--reason", metavar="TEXT", help="Why, for the record.")
+@json_option
+@click.pass_context
+def cancel(ctx: click.Context, jobs: tuple[str, ...], reason: str | None, as_json: bool) -> int:
+    """Cancel jobs: one that waits never starts, one that runs is stopped."""
+    query = {"reason": reason}
+    return _for_each(
+        ctx,
+        jobs,
+        lambda client, job: client.change("DELETE", job_path(job), query=query),
+        "cancelled",
+        as_json,
+    )
+
+
+@click.command(short_help="Keep waiting jobs from starting until they are released.")
+@click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
+@json_option
+@click.pass_context
+def hold(ctx: click.Context, jobs: tuple[str, ...], as_json: bool) -> int:
+    """Keep waiting jobs from starting until they are released."""
+    return _for_each(
+        ctx, jobs, lambda client, job: client.change("PATCH", job_path(job), {"hold": True}), "held", as_json
+    )
+
+
+@click.command(short_help="Let held jobs start when their turn comes.")
+@click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
+@json_option
+@click.pass_context
+def release(ctx: click.Context, jobs: tuple[str, ...], as_json: bool) -> int:
+    """Let held jobs start when their turn comes."""
+    return _for_each(
+        ctx,
+        jobs,
+        lambda client, job: client.change("PATCH", job_path(job), {"hold": False}),
+        "released",
+        as_json,
+    )
+
+
+def _for_each(
+    ctx: click.Context,
+    jobs: tuple[str, ...],
+    change: Callable[[Client, str], bytes],
+    done: str,
+    as_json: bool,
+) -> int:
+    """Change every job that can be changed; say which could not, and end with the first one's exit code."""
+    client = client_of(ctx)
+    code = exits.OK
+    for job in dict.fromkeys(jobs):
+        try:
+            body = change(client, job)
+        except CliError as error:
+            if len(jobs) == 1 or error.exit_code == exits.UNREACHABLE:
+                raise
+            click.echo(f"horizon: {job}: {error}", err=True)
+            code = code or error.exit_code
+        else:
+            print_json(body) if as_json else click.echo(f"job {json.loads(body)['number']} {done}")
+    return code

@@ -1,0 +1,170 @@
+"""The composition root: makes the parts of one scheduler, joins them, starts and stops them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import subprocess
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import structlog
+from aiohttp import web
+
+from horizon.api.app import create_app
+from horizon.cli.exits import CliError
+from horizon.core.model import Inventory, JobState
+from horizon.executors.inventory import BadSimulationSpec, InventoryError, discover, simulated, without_gpus
+from horizon.executors.local import ExecutorError, LocalExecutor
+from horizon.service.clock import Ids, SystemClock
+from horizon.service.engine import Engine
+from horizon.store.embedded import EmbeddedPostgres
+from horizon.store.port import StoreError
+from horizon.store.postgres import PostgresStore
+
+log = structlog.get_logger()
+
+LISTEN_BACKLOG: Final = 1024
+DRAIN_S_MAX: Final = 2.0
+"""How long open requests, streams among them, may go on when the server stops."""
+
+Progress = Callable[[int, int], None]
+
+
+class Settings(NamedTuple):
+    """What whoever starts a scheduler has chosen."""
+
+    data_dir: Path
+    host: str
+    port: int
+    """0 for any that is free."""
+    token: str
+    database_url: str | None = None
+    """None for an embedded Postgres under the data directory."""
+    simulate_gpus: str | None = None
+    no_gpus: bool = False
+
+
+class Scheduler:
+    """One scheduler with everything it needs. Started once, stopped once."""
+
+    engine: Engine
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._parts = AsyncExitStack()
+        self.inventories: tuple[Inventory, ...] = ()
+        self.dsn = ""
+        self.url = ""
+
+    async def start(self, progress: Progress = lambda done, total: None) -> None:
+        """Make and start every part, cheap checks first. Raises ``CliError``; afterwards stop either way."""
+        settings = self._settings
+        self.inventories = find_inventories(settings)
+        # Listening from the start on: whoever comes early waits a moment rather than being turned away.
+        listener = listen(settings.host, settings.port)
+        self._parts.callback(listener.close)
+        self.url = url_of(settings.host, listener.getsockname()[1])
+        try:
+            self.dsn = settings.database_url or await self._start_postgres()
+            await self._start_engine(listener, progress)
+        except (StoreError, ExecutorError) as error:
+            raise CliError(str(error)) from error
+
+    async def _start_postgres(self) -> str:
+        postgres = EmbeddedPostgres(self._settings.data_dir / "postgres")
+        starting = asyncio.ensure_future(postgres.start())
+
+        async def stop() -> None:
+            # Were we cancelled while it started, it must come up before it can be taken down.
+            await asyncio.wait({starting})
+            if starting.exception() is None:
+                try:
+                    await postgres.stop()
+                except (OSError, subprocess.SubprocessError) as error:
+                    log.warning("the embedded Postgres did not stop, or was gone already", error=str(error))
+
+        self._parts.push_async_callback(stop)
+        return await asyncio.shield(starting)
+
+    async def _start_engine(self, listener: socket.socket, progress: Progress) -> None:
+        settings, clock = self._settings, SystemClock()
+        executor = LocalExecutor(settings.data_dir, self.inventories)
+        self.engine = Engine(PostgresStore(self.dsn), executor, clock, Ids(clock))
+        self._parts.push_async_callback(self.engine.stop)
+        app = create_app(self.engine, token=settings.token)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=DRAIN_S_MAX)
+        await runner.setup()
+        self._parts.push_async_callback(runner.cleanup)
+        await web.SockSite(runner, listener, backlog=LISTEN_BACKLOG).start()
+        await self.engine.start(progress)
+
+    async def stop(self) -> None:
+        """Stop what was started, in the opposite order. Running jobs go on running."""
+        await self._parts.aclose()
+
+    @property
+    def token(self) -> str:
+        return self._settings.token
+
+    @property
+    def jobs_running(self) -> int:
+        """How many jobs have processes, or are about to."""
+        active = (JobState.SCHEDULED, JobState.RUNNING)
+        return sum(job.state in active for job in self.engine.state.holding.values())
+
+
+def find_inventories(settings: Settings) -> tuple[Inventory, ...]:
+    """The nodes of this machine, pretended or real."""
+    try:
+        if settings.simulate_gpus:
+            return simulated(settings.simulate_gpus)
+        return (without_gpus() if settings.no_gpus else discover(),)
+    except (InventoryError, BadSimulationSpec) as error:
+        raise CliError(str(error)) from error
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises ``CliError`` saying which other choice would do."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except socket.gaierror as error:
+        raise CliError(
+            f"there is no host {host!r} to listen on: {error.strerror}; choose another with --host"
+        ) from error
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(LISTEN_BACKLOG)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            why = f"port {port} on {host} is in use"
+        else:
+            why = f"cannot listen on port {port} of {host}: {error.strerror}"
+        raise CliError(f"{why}; choose another with --port, or --port 0 for any that is free") from error
+    return listener
+
+
+def url_of(host: str, port: int) -> str:
+    """The URL under which a client on this machine reaches a listener on ``host``."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return f"http://{host}:{port}"
+    if address.is_unspecified:
+        address = ip_address("127.0.0.1" if address.version == 4 else "::1")
+    return f"http://{address}:{port}" if address.version == 4 else f"http://[{address}]:{port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can connect to a listener on ``host``."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

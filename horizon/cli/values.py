@@ -1,0 +1,104 @@
+"""Values as people write them on a command line: durations, memory, moments, pairs."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import click
+
+PRIORITIES: Final = ("Low", "Normal", "High", "Urgent")
+STATES: Final = ("Queued", "Scheduled", "Running", "Preempted", "Completed", "Failed", "Cancelled")
+ACTIVE_STATES: Final = STATES[:4]
+
+_UNIT_S: Final = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
+_UNITS: Final = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", re.ASCII)
+_CLOCK: Final = re.compile(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)", re.ASCII)
+_MEMORY: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.ASCII | re.IGNORECASE)
+_GB: Final = {"k": 1 / 1024**2, "m": 1 / 1024, "": 1, "g": 1, "t": 1024}
+
+
+def parse_duration_s(text: str) -> int:
+    """Seconds in ``90``, ``90s``, ``1h30m``, ``2d``, ``1:30:00``, ``2-12:00:00``. Raises ``ValueError``."""
+    match = _CLOCK.fullmatch(text) or _UNITS.fullmatch(text)
+    if match is None or not text:
+        raise ValueError(f"{text!r} is no duration: write seconds, or such as 1h30m, 2d, 1:30:00")
+    return sum(int(count or 0) * unit for count, unit in zip(match.groups(), _UNIT_S.values(), strict=True))
+
+
+def parse_memory_gb(text: str) -> float | int:
+    """Gigabytes in ``64``, ``64G``, ``512M`` or ``1.5T``; ``ValueError`` otherwise."""
+    match = _MEMORY.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is no amount of memory: write gigabytes, or such as 512M, 64G, 1.5T")
+    gigabytes = float(match[1]) * _GB[match[2].lower()]
+    return int(gigabytes) if gigabytes.is_integer() else gigabytes
+
+
+def parse_moment(text: str, now: datetime) -> datetime:
+    """A moment in ``2030-01-31T08:00``, with a zone or in this machine's, or ``+1h30m`` from now."""
+    if text.startswith("+"):
+        return now + timedelta(seconds=parse_duration_s(text[1:]))
+    try:
+        return datetime.fromisoformat(text).astimezone()
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is no moment: write such as 2030-01-31T08:00, or +1h30m from now"
+        ) from None
+
+
+class _Parsed(click.ParamType[Any]):
+    """A value that one of the functions above reads."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return self.parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        except OverflowError:
+            self.fail(f"{value!r} is out of range", param, ctx)
+
+    def parse(self, text: str) -> Any:
+        raise NotImplementedError
+
+
+class Duration(_Parsed):
+    name = "duration"
+
+    def parse(self, text: str) -> int:
+        return parse_duration_s(text)
+
+
+class Memory(_Parsed):
+    name = "memory"
+
+    def parse(self, text: str) -> float | int:
+        return parse_memory_gb(text)
+
+
+class Moment(_Parsed):
+    name = "moment"
+
+    def parse(self, text: str) -> str:
+        return parse_moment(text, datetime.now(UTC)).astimezone(UTC).isoformat()
+
+
+class Pair(_Parsed):
+    """``key=value``."""
+
+    name = "key=value"
+
+    def parse(self, text: str) -> tuple[str, str]:
+        key, separator, value = text.partition("=")
+        if not separator or not key:
+            raise ValueError(f"{text!r} is no key=value")
+        return key, value
+
+
+DURATION: Final = Duration()
+MEMORY: Final = Memory()
+MOMENT: Final = Moment()
+PAIR: Final = Pair()

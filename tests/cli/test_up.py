@@ -1,0 +1,262 @@
+"""Starting and stopping ``horizon up``, and the bad days of whoever runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cli.house import HORIZON, Up, environment, eventually, run
+
+SIMULATE = ("--simulate-gpus", "8xH100", "--port", "0")
+
+
+def test_it_says_where_it_is_and_cleans_up(start_up: Callable[..., Up]) -> None:
+    up = start_up()
+    assert up.url.startswith("http://127.0.0.1:")
+    assert "8 H100 (simulated)" in up.greeting
+    assert json.loads((up.data_dir / "endpoint.json").read_text()) == {"url": up.url, "pid": up.process.pid}
+    token = up.data_dir / "token"
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    assert (up.data_dir / "postgres" / "postmaster.pid").exists()
+    code, said = up.stop()
+    assert code == 0
+    assert "on running" not in said
+    assert not (up.data_dir / "endpoint.json").exists()
+    assert not (up.data_dir / "postgres" / "postmaster.pid").exists()
+    assert up.run("ps").returncode == 3
+    logged = up.log.read_text().splitlines()
+    assert all(isinstance(json.loads(line), dict) for line in logged), logged
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
+def test_stopping_leaves_jobs_running_and_says_so(start_up: Callable[..., Up], signal_number: int) -> None:
+    up = start_up()
+    jobs = [up.submit("--grace", "1", "--", "sleep 30; exit 5") for _ in range(2)]
+    for job in jobs:
+        up.until(job, "Running")
+    code, said = up.stop(signal_number)
+    assert code == 0
+    assert "2 jobs go on running; the next `horizon up` adopts them" in said
+    again = start_up()
+    assert "2 jobs of an earlier run adopted" in again.greeting
+    for job in jobs:
+        assert again.json("show", job)["state"] == "Running"
+        again.ok("cancel", job)
+
+
+def test_a_second_one_on_the_same_directory_is_turned_away(start_up: Callable[..., Up]) -> None:
+    up = start_up()
+    second = run(up.data_dir, "up", *SIMULATE)
+    assert second.returncode == 1
+    assert str(up.process.pid) in second.stderr
+    assert up.url in second.stderr
+    assert up.run("ps").returncode == 0
+    assert run(up.data_dir, "migrate").returncode == 1
+
+
+def test_stale_files_of_a_killed_one_are_harmless(home: Path, start_up: Callable[..., Up]) -> None:
+    data = home / "data"
+    data.mkdir()
+    (data / "lock").write_text(f"{os.getpid()}\n")
+    (data / "endpoint.json").write_text(json.dumps({"url": "http://127.0.0.1:9", "pid": os.getpid()}))
+    before = run(data, "ps")
+    assert before.returncode == 3
+    assert "Is it running?" in before.stderr
+    assert start_up().run("ps").returncode == 0
+
+
+def test_garbage_in_the_endpoint_file_is_no_server(home: Path) -> None:
+    for garbage in ("", "[]", "{}", '{"url": 1, "pid": "x"}', "\x00"):
+        (home / "endpoint.json").write_text(garbage)
+        assert run(home, "ps").returncode == 3
+
+
+def test_a_port_in_use(home: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = run(home / "data", "up", "--simulate-gpus", "8xH100", "--port", port)
+    assert done.returncode == 1
+    assert f"port {port} on 127.0.0.1 is in use" in done.stderr
+    assert "--port" in done.stderr
+    assert not (home / "data" / "postgres").exists()
+
+
+def test_a_host_that_is_not_there(home: Path) -> None:
+    done = run(home / "data", "up", *SIMULATE, "--host", "host.invalid")
+    assert done.returncode == 1
+    assert "--host" in done.stderr
+
+
+def test_a_data_directory_that_is_a_file(home: Path) -> None:
+    (home / "file").write_text("")
+    done = run(home / "file" / "data", "up", *SIMULATE)
+    assert done.returncode == 1
+    assert "--data-dir" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_data_directory_without_rights(home: Path) -> None:
+    data = home / "data"
+    data.mkdir(mode=0o500)
+    command = [*HORIZON, "up", "--data-dir", str(data / "mine"), *SIMULATE]
+    if os.geteuid() == 0:  # who may do everything, unless told otherwise
+        setpriv = shutil.which("setpriv")
+        if setpriv is None:
+            pytest.skip("root may write everywhere, and there is no setpriv to take that away")
+        command = [setpriv, "--bounding-set", "-dac_override", *command]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(data), timeout=60)
+    assert done.returncode == 1
+    assert f"{data / 'mine'} cannot be used: Permission denied" in done.stderr
+
+
+def test_no_gpus_and_no_pretended_ones(home: Path) -> None:
+    done = run(home / "data", "up", "--port", "0", CUDA_VISIBLE_DEVICES="")
+    if "is ready" in done.stdout:
+        pytest.skip("this machine has GPUs")
+    assert done.returncode == 1
+    assert "--simulate-gpus" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_what_no_gpus_are_written_like(home: Path) -> None:
+    done = run(home / "data", "up", "--port", "0", "--simulate-gpus", "many")
+    assert done.returncode == 1
+    assert "8xH100" in done.stderr
+
+
+def test_a_node_without_gpus_takes_cpu_jobs(start_up: Callable[..., Up]) -> None:
+    up = start_up("--no-gpus")
+    assert up.run("submit", "--cpus", "1", "--wait", "--", "true").returncode == 0
+
+
+def test_a_postgres_that_is_not_there(home: Path) -> None:
+    done = run(home / "data", "up", *SIMULATE, DATABASE_URL="postgresql://nobody@127.0.0.1:9/none")
+    assert done.returncode == 1
+    assert "Postgres" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_free_address_gets_a_warning(start_up: Callable[..., Up]) -> None:
+    up = start_up("--simulate-gpus", "1xA100", "--host", "0.0.0.0")
+    assert up.url.startswith("http://127.0.0.1:")
+    assert "TLS" in up.log.read_text()
+
+
+def test_serve_wants_its_settings_from_the_environment(home: Path) -> None:
+    without_database = run(home / "data", "serve", HORIZON_TOKEN="x")
+    assert without_database.returncode == 2
+    assert "DATABASE_URL" in without_database.stderr
+    without_token = run(home / "data", "serve", DATABASE_URL="postgresql://h/db")
+    assert without_token.returncode == 2
+    assert "HORIZON_TOKEN" in without_token.stderr
+
+
+def test_serve_on_a_given_postgres(database: str, home: Path) -> None:
+    data, token = home / "data", "a-token-of-ours"
+    assert "up to date" in run(data, "migrate", DATABASE_URL=database).stdout
+    env = environment(data, DATABASE_URL=database, HORIZON_TOKEN=token, HORIZON_SIMULATE_GPUS="2xA100")
+    process = subprocess.Popen(
+        [*HORIZON, "serve", "--host", "127.0.0.1", "--port", "0"], env=env, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        assert "is ready" in process.stdout.readline()
+        assert run(data, "submit", "--wait", "--", "true", HORIZON_TOKEN=token).returncode == 0
+        assert run(data, "ps", HORIZON_TOKEN="another").returncode == 1
+        assert not (data / "token").exists()
+        assert not (data / "postgres").exists()
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+    assert process.returncode == 0
+
+
+def test_a_scheduler_that_is_fenced_ends_with_the_reason(database: str, home: Path) -> None:
+    """Another one takes the lead of the same log: the first stops at once and says why."""
+    first, second = (
+        Up(home / name, "--simulate-gpus", "1xA100", DATABASE_URL=database) for name in ("first", "second")
+    )
+    try:
+        first.run("submit", "--", "true")
+        code, _ = first.process.wait(30), first.process.communicate()
+        assert code == 1
+        assert "another scheduler leads this log now" in first.log.read_text()
+    finally:
+        second.clear()
+        first.process.kill()
+        first.process.wait()
+
+
+def test_interrupted_while_it_starts(home: Path) -> None:
+    data = home / "data"
+    process = subprocess.Popen(
+        [*HORIZON, "up", *SIMULATE],
+        env=environment(data),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    eventually(lambda: (data / "postgres").exists(), "the beginning of a database")
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    assert not (data / "postgres" / "postmaster.pid").exists()
+
+
+def test_the_token_can_be_changed(start_up: Callable[..., Up]) -> None:
+    up = start_up()
+    old = up.ok("token").strip()
+    new = up.ok("token", "--rotate").strip()
+    assert new != old
+    assert up.run("ps").returncode == 1, "the running server still goes by the old one"
+    assert up.run("ps", HORIZON_TOKEN=old).returncode == 0
+    up.stop()
+    assert start_up().run("ps").returncode == 0
+
+
+def test_there_is_no_token_before_the_first_start(home: Path) -> None:
+    done = run(home / "data", "token")
+    assert done.returncode == 4
+    assert "horizon up" in done.stderr
+
+
+def test_a_postgres_that_dies_is_no_reason_for_a_stack_trace(start_up: Callable[..., Up]) -> None:
+    up = start_up()
+    pid_file = up.data_dir / "postgres" / "postmaster.pid"
+    os.kill(int(pid_file.read_text().split()[0]), signal.SIGQUIT)
+    eventually(lambda: up.run("submit", "--", "true").returncode == 3, "the server saying that it cannot")
+    code, said = up.stop()
+    assert code == 0, said
+    assert "Traceback" not in up.log.read_text()
+    assert start_up().run("submit", "--wait", "--", "true").returncode == 0
+
+
+def test_waiting_goes_on_through_a_restart(start_up: Callable[..., Up]) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    up = start_up("--simulate-gpus", "1xH100", "--port", port)
+    command = [*HORIZON, "submit", "--follow", "--", "echo one; sleep 3; echo two; exit 6"]
+    follower = subprocess.Popen(
+        command, env=environment(up.data_dir), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert follower.stdout is not None
+    assert follower.stdout.readline() == "one\n"
+    up.kill()
+    start_up("--simulate-gpus", "1xH100", "--port", port)
+    rest, said = follower.communicate(timeout=60)
+    assert rest == "two\n"
+    assert follower.returncode == 6, said
