@@ -43,10 +43,22 @@ def running(gpus: str) -> Iterator[Service]:
         with open(Path(directory) / "log", "wb") as log:
             process = subprocess.Popen([*command, "--simulate-gpus", gpus], stdout=log, stderr=log)
         try:
-            yield _wait(process, data_dir, Path(directory) / "log")
+            service = _wait(process, data_dir, Path(directory) / "log")
+            yield service
+            _cancel_what_runs(service)
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(60)
+
+
+def _cancel_what_runs(service: Service) -> None:
+    """A stopped scheduler leaves its jobs running, and nobody would ever come back for these."""
+    for job in service.call("GET", "/api/v1/jobs?state=Running,Scheduled&limit=100")["jobs"]:
+        service.call("DELETE", f"/api/v1/jobs/{job['id']}")
+    deadline = time.monotonic() + 10
+    while any(gpu["state"] != "free" for gpu in service.call("GET", "/api/v1/gpus")["gpus"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def _wait(process: subprocess.Popen[bytes], data_dir: Path, log: Path) -> Service:

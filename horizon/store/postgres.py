@@ -70,6 +70,15 @@ _SELECT_HEAD: Final = "SELECT log_id, epoch, position, tip, recorded_at_us FROM 
 _ELECT: Final = """UPDATE log_head SET epoch = epoch + 1 WHERE id = 1
                    RETURNING log_id, epoch, position, tip, recorded_at_us"""
 
+_TROUBLE: Final = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # what a connection says that was cut in the middle of something
+)
+"""Whatever the driver raises when a statement fails for a reason that is not ours."""
+
 _UNKNOWN_STATES: Final = ("08", "40003", "57P")
 """SQLSTATEs after which a statement may have committed: connection trouble, and a backend told to go."""
 
@@ -120,7 +129,7 @@ class PostgresStore:
                     timeout=CONNECT_S_MAX,
                     server_settings=self._settings(),
                 )
-            except (OSError, asyncpg.PostgresError, TimeoutError) as error:
+            except _TROUBLE as error:
                 raise Unavailable(f"Postgres cannot be reached: {error}") from error
 
     def _settings(self) -> dict[str, str]:
@@ -141,7 +150,7 @@ class PostgresStore:
             self._append = await writer.prepare(_APPEND)
             self._append_with = await writer.prepare(_APPEND_WITH)
             self._head = _head(await writer.fetchrow(_ELECT))
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+        except _TROUBLE as error:
             raise Unavailable(f"cannot take the lead: {error}") from error
         return self._head
 
@@ -248,7 +257,7 @@ class PostgresStore:
             raise Unavailable("the store is not open")
         try:
             return list(await self._readers.fetch(query, *arguments))
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+        except _TROUBLE as error:
             raise Unavailable(f"Postgres does not answer: {error}") from error
 
     async def close(self) -> None:

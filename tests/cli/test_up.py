@@ -233,11 +233,18 @@ def test_there_is_no_token_before_the_first_start(home: Path) -> None:
     assert "horizon up" in done.stderr
 
 
-def test_a_postgres_that_dies_is_no_reason_for_a_stack_trace(start_up: Callable[..., Up]) -> None:
+@pytest.mark.parametrize("how", [signal.SIGQUIT, signal.SIGKILL])
+def test_a_postgres_that_dies_is_started_again_and_nothing_is_lost(
+    start_up: Callable[..., Up], how: signal.Signals
+) -> None:
     up = start_up()
+    ran = up.data_dir / "ran"
+    assert up.run("submit", "--", f"sleep 2; echo ran >> {ran}").returncode == 0
     pid_file = up.data_dir / "postgres" / "postmaster.pid"
-    os.kill(int(pid_file.read_text().split()[0]), signal.SIGQUIT)
-    eventually(lambda: up.run("submit", "--", "true").returncode == 3, "the server saying that it cannot")
+    os.kill(int(pid_file.read_text().split()[0]), how)
+    eventually(lambda: up.run("submit", "--wait", "--", "true").returncode == 0, "a Postgres started again")
+    eventually(lambda: '"Completed"' in up.run("show", "1", "--json").stdout, "the end of the first job")
+    assert ran.read_text() == "ran\n"
     code, said = up.stop()
     assert code == 0, said
     assert "Traceback" not in up.log.read_text()

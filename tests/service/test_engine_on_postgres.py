@@ -27,7 +27,9 @@ JOBS_PER_CLIENT = 40
 async def test_cut_connections_lose_nothing_and_do_nothing_twice(database: str, tmp_path: Path) -> None:
     clock = SystemClock()
     executor = LocalExecutor(tmp_path, simulated("4xH100"))
-    engine = Engine(PostgresStore(database), executor, clock, Ids(clock), EngineConfig(unavailable_retry_s=0.02))
+    engine = Engine(
+        PostgresStore(database), executor, clock, Ids(clock), EngineConfig(unavailable_retry_s=0.02)
+    )
     await engine.start()
     answered: list[str] = []
 
