@@ -11,7 +11,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ class Service:
     url: str
     port: int
     token: str
+    occupied_by: list[str] = field(default_factory=list)
 
     def call(self, method: str, path: str, body: object = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
@@ -45,18 +46,18 @@ def running(gpus: str) -> Iterator[Service]:
         try:
             service = _wait(process, data_dir, Path(directory) / "log")
             yield service
-            _cancel_what_runs(service)
+            for id in service.occupied_by:
+                _release(service, id)
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(60)
 
 
-def _cancel_what_runs(service: Service) -> None:
-    """A stopped scheduler leaves its jobs running, and nobody would ever come back for these."""
-    for job in service.call("GET", "/api/v1/jobs?state=Running,Scheduled&limit=100")["jobs"]:
-        service.call("DELETE", f"/api/v1/jobs/{job['id']}")
+def _release(service: Service, id: str) -> None:
+    """A stopped scheduler leaves its jobs running, and nobody would ever come back for this one."""
+    service.call("DELETE", f"/api/v1/jobs/{id}")
     deadline = time.monotonic() + 10
-    while any(gpu["state"] != "free" for gpu in service.call("GET", "/api/v1/gpus")["gpus"]):
+    while service.call("GET", f"/api/v1/jobs/{id}")["allocation_state"] is not None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
@@ -74,12 +75,12 @@ def _wait(process: subprocess.Popen[bytes], data_dir: Path, log: Path) -> Servic
     raise RuntimeError(f"horizon up did not become ready:\n{log.read_text()[-2_000:]}")
 
 
-def occupy(service: Service, gpus: int) -> str:
-    """Have one job hold every GPU, so that what is submitted next waits; its id."""
+def occupy(service: Service, gpus: int) -> None:
+    """Have one job hold every GPU, so that what is submitted next waits."""
     holder = {"user_id": "holder", "command": "sleep 600", "gpu_count": gpus, "grace_period_s": 0}
     job = service.call("POST", "/api/v1/jobs", holder)
     deadline = time.monotonic() + 30
     while service.call("GET", f"/api/v1/jobs/{job['id']}")["state"] != "Running":
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    return str(job["id"])
+    service.occupied_by.append(job["id"])

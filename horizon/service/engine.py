@@ -222,6 +222,11 @@ class Engine:
             if _key(job) in never_launched and job.state is JobState.SCHEDULED:
                 self._launch_soon(job)
 
+    @property
+    def inbox_jobs(self) -> int:
+        """How many submissions and other commands wait to be answered; a batch counts each of its jobs."""
+        return self._inbox_jobs
+
     # --- asking ---------------------------------------------------------------------------------------
 
     async def ask(
@@ -275,7 +280,8 @@ class Engine:
                 if answer.fingerprint != fingerprint:
                     raise KeyReused(key)
                 return Reply(answer.status, answer.body, replayed=True)
-            if key not in self._in_flight:  # nobody else began while the store was being asked
+            # While the store was being asked somebody else may have begun with this key, or even ended.
+            if key not in self._in_flight and key not in self._answers:
                 return None
 
     def _report(self, report: cmd.Report) -> None:
@@ -293,6 +299,7 @@ class Engine:
                 await self._wake.wait()
                 self._wake.clear()
                 await self._round()
+                await asyncio.sleep(0)  # the answers go out before the next cycle is thought about
         except Fenced as error:
             self._step_down(f"another scheduler leads this log now: {error}")
         except Corrupt as error:
@@ -367,9 +374,9 @@ class Engine:
 
     def _causation(self, ask: Ask) -> int:
         """A report is caused by the last thing that happened to its job; what people ask has no cause."""
-        if ask.actor != EXECUTOR or not isinstance(ask.command, cmd.Report):
+        if ask.actor != EXECUTOR:
             return 0
-        job = self.state.jobs.get(ask.command.job_id)
+        job = self.state.jobs.get(cmd.stream_of(ask.command)[4:])  # type: ignore[index]
         return job.positions[-1] if job is not None else 0
 
     async def _append(

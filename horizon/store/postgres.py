@@ -383,6 +383,4 @@ def _classify(error: Exception, tail: Head) -> StoreError:
     state = getattr(error, "sqlstate", None)
     if state is None or state.startswith(_UNKNOWN_STATES):
         return UnknownOutcome(f"the connection broke during an append: {error}", tail.position, tail.tip)
-    if isinstance(error, asyncpg.IntegrityConstraintViolationError) and state == "23505":
-        return StoreError(f"a batch was refused as a duplicate: {error}")
     return Unavailable(f"Postgres refused an append: {error}")

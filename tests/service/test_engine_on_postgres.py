@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 import asyncpg
+
 from horizon.core import commands as cmd
 from horizon.core.model import JobSpec, JobState
 from horizon.core.state import digest

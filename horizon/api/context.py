@@ -1,0 +1,117 @@
+"""What every handler works with: the engine, a clock to read, and a few things shared between requests."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from aiohttp import web
+
+from horizon.api.answers import NOTHING_HIDDEN, Hidden, hidden_digests, hidden_in
+from horizon.api.auth import OWNER
+from horizon.api.faults import clipped
+from horizon.api.problems import malformed, not_found
+from horizon.api.reading import fingerprint, idempotency_key
+from horizon.core.commands import Command
+from horizon.core.explain import explainer
+from horizon.core.model import JobSpec
+from horizon.core.state import Job, State
+from horizon.service.clock import Clock
+from horizon.service.engine import Engine, Render, Reply, Stopped
+
+_UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_NUMBER: Final = re.compile(r"[0-9]{1,18}")
+
+
+class Context:
+    """One per application."""
+
+    def __init__(self, engine: Engine, token: str | None, clock: Clock) -> None:
+        self.engine = engine
+        self.started_us = clock.now_us()
+        self.cursor_key = hashlib.sha256(b"horizon cursor " + (token or "").encode()).digest()
+        """Cursors outlive a restart, and not a change of the token."""
+        self.followers: set[asyncio.Task[object]] = set()
+        """Requests that go on for as long as a job does."""
+        self._clock = clock
+        self._explained: tuple[State, int, Callable[[Job], str]] | None = None
+
+    @property
+    def state(self) -> State:
+        """The durable state; raises ``Stopped`` before the log has been read."""
+        state = self.engine.state
+        if not state.epoch:
+            raise Stopped("Horizon is starting: the log is still being read")
+        return state
+
+    def now_us(self) -> int:
+        """The clock, but never before what is in the log."""
+        return max(self._clock.now_us(), self.engine.state.recorded_at_us)
+
+    # --- jobs -----------------------------------------------------------------------------------------
+
+    def find_job(self, id: str) -> Job:
+        """By id (a UUID, in any case) or by number."""
+        state = self.state
+        job = state.jobs.get(id)
+        if job is not None:
+            return job
+        if _NUMBER.fullmatch(id):
+            job = state.job_numbered(int(id))
+        elif _UUID.fullmatch(id.lower()):
+            job = state.jobs.get(id.lower())
+        else:
+            raise malformed(f"{clipped(id)!r} is no job: give its id (a UUID) or its number")
+        if job is None:
+            raise not_found(f"there is no job {id}")
+        return job
+
+    def reasons(self, state: State) -> Callable[[Job], str]:
+        """Why jobs wait, in the state as it is; worked out once for as long as nothing happens."""
+        known = self._explained
+        if known is not None and known[0] is state and known[1] == state.position:
+            return known[2]
+        reason = explainer(state)
+        self._explained = (state, state.position, reason)
+        return reason
+
+    async def hidden(self, spec: JobSpec) -> Hidden:
+        """The environment and the script of a job."""
+        digests = hidden_digests(spec)
+        if not digests:
+            return NOTHING_HIDDEN
+        return hidden_in(spec, await self.engine.store.blobs(digests))
+
+    async def blobs_of(self, specs: Iterable[JobSpec]) -> dict[str, bytes]:
+        """The blobs of many jobs, in one query."""
+        digests = {digest for spec in specs for digest in hidden_digests(spec)}
+        return await self.engine.store.blobs(sorted(digests)) if digests else {}
+
+    # --- asking ---------------------------------------------------------------------------------------
+
+    async def ask(
+        self,
+        request: web.Request,
+        body: bytes,
+        command: Command,
+        render: Render,
+        *,
+        blobs: dict[str, bytes] | None = None,
+        weight: int = 1,
+    ) -> Reply:
+        """Have the engine do it, once for each idempotency key. Raises what ``Engine.ask`` does."""
+        key = idempotency_key(request)
+        if key is None:
+            return await self.engine.ask(command, OWNER, render, blobs=blobs, weight=weight)
+        return await self.engine.ask(
+            command,
+            OWNER,
+            render,
+            blobs=blobs,
+            key=key,
+            fingerprint=fingerprint(request, body),
+            weight=weight,
+        )

@@ -1,0 +1,172 @@
+"""Finds everything that is wrong with a body, and where. Runs only once a request is known to be bad.
+
+msgspec stops at the first fault; a person wants them all, each with an RFC 6901 pointer.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, Final, get_args, get_origin
+
+import msgspec
+from msgspec import Struct
+
+from horizon.api.problems import FAULTS_MAX, Fault, Problem, invalid, malformed
+
+_STUDIED_BYTES_MAX: Final = 8 * 1024 * 1024
+"""A larger body is told its first fault only: to study it would keep everybody else waiting."""
+_ECHO_MAX: Final = 64
+"""Characters of what was sent that are sent back."""
+_AT: Final = re.compile(r"^(?P<what>.*?)(?: - at (?:`key` in )?`(?P<path>\$[^`]*)`)?$", re.DOTALL)
+_LONE_SURROGATE: Final = re.compile(
+    rb"(?<!\\)(?:\\\\)*(?:\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
+    rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F])"
+)
+
+
+def clipped(text: str) -> str:
+    """What a client sent, short enough to send back."""
+    return text if len(text) <= _ECHO_MAX else text[:_ECHO_MAX] + "…"
+
+
+def pointer(*tokens: str | int) -> str:
+    """An RFC 6901 pointer: ``/jobs/3/labels/a~1b``."""
+    return "".join("/" + clipped(str(token)).replace("~", "~0").replace("/", "~1") for token in tokens)
+
+
+# --- not JSON -----------------------------------------------------------------------------------------
+
+
+def unreadable(body: bytes, error: Exception) -> Problem:
+    """400 for a body that is not JSON, saying where it stops being JSON."""
+    if not body.strip():
+        return malformed("the request has no body: send a JSON object")
+    if isinstance(error, RecursionError):
+        return malformed("the JSON is nested too deeply")
+    try:
+        body.decode()
+    except UnicodeDecodeError as fault:
+        return malformed(f"malformed JSON: the text is not UTF-8, at byte {fault.start}")
+    surrogate = _LONE_SURROGATE.search(body, 0, _STUDIED_BYTES_MAX)
+    if surrogate is not None:
+        return malformed(f"malformed JSON: a lone half of a surrogate pair before byte {surrogate.end()}")
+    what = str(error).removeprefix("JSON is malformed: ")
+    if "truncated" in what:
+        what = f"it ends too early (byte {len(body)})"
+    return malformed(f"malformed JSON: {what}")
+
+
+# --- JSON, but not what was asked for -----------------------------------------------------------------
+
+
+def mistaken(body: bytes, expected: type[Struct], error: msgspec.ValidationError) -> Problem:
+    """422 naming every fault in a body that msgspec refused; 400 when the rest of it is not even JSON."""
+    if len(body) > _STUDIED_BYTES_MAX:
+        return invalid([_fault_of(error, "")])
+    try:
+        raw = msgspec.json.decode(body)
+    except msgspec.ValidationError:  # a number that no type can hold
+        return invalid([_fault_of(error, "")])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as deeper:
+        return unreadable(body, deeper)
+    found = []
+    for fault in _object_faults(raw, expected, ""):
+        found.append(fault)
+        if len(found) == FAULTS_MAX:
+            break
+    return invalid(found or [_fault_of(error, "")])
+
+
+def _object_faults(raw: Any, expected: type[Struct], at: str) -> Iterator[Fault]:
+    if not isinstance(raw, dict):
+        yield from _value_faults(raw, expected, at)
+        return
+    fields = {field.encode_name: field for field in msgspec.structs.fields(expected)}
+    for name in raw:
+        if name not in fields:
+            yield Fault(f"unknown field {clipped(name)!r}", at + pointer(name))
+    for name, field in fields.items():
+        if name in raw:
+            yield from _value_faults(raw[name], field.type, at + pointer(name))
+        elif field.required:
+            yield Fault("is required", at + pointer(name))
+
+
+def _value_faults(raw: Any, expected: Any, at: str) -> Iterator[Fault]:
+    try:
+        msgspec.convert(raw, expected)
+    except msgspec.ValidationError as error:
+        item = _item_type(expected)
+        where = str(error)
+        if item is not None and "$[" in where:
+            yield from _item_faults(raw, item, at)
+        elif isinstance(raw, dict) and "[...]" in where:  # some value in it: msgspec does not say which
+            strange = [key for key, value in raw.items() if not isinstance(value, str)]
+            yield from (Fault("Expected `str`", at + pointer(key)) for key in strange)
+            if not strange:
+                yield _fault_of(error, at)
+        else:
+            yield _fault_of(error, at)
+
+
+def _item_faults(raw: list[Any], item: type[Struct], at: str) -> Iterator[Fault]:
+    for index, one in enumerate(raw):
+        try:
+            msgspec.convert(one, item)
+        except msgspec.ValidationError:
+            yield from _object_faults(one, item, f"{at}/{index}")
+
+
+def _item_type(expected: Any) -> type[Struct] | None:
+    """The struct in a list of structs."""
+    if hasattr(expected, "__metadata__"):
+        expected = expected.__origin__
+    if get_origin(expected) is list:
+        (item,) = get_args(expected)
+        if isinstance(item, type) and issubclass(item, Struct):
+            return item
+    return None
+
+
+def _fault_of(error: msgspec.ValidationError, at: str) -> Fault:
+    """msgspec's words without its path, and the path as a pointer."""
+    match = _AT.match(str(error))
+    assert match is not None
+    path = match["path"] or "$"
+    tokens = re.findall(r"\.([^.\[\]]+)|\[(\d+)\]", path)
+    return Fault(match["what"], at + pointer(*(name or index for name, index in tokens)))
+
+
+# --- what msgspec lets pass ---------------------------------------------------------------------------
+
+
+def nul_faults(value: Any, at: str = "") -> Iterator[Fault]:
+    """Every string with a NUL in it: no process can be given one."""
+    if isinstance(value, str):
+        if "\0" in value:
+            yield Fault("has a NUL character in it", at)
+    elif isinstance(value, list):
+        for index, one in enumerate(value):
+            yield from nul_faults(one, f"{at}/{index}")
+    elif isinstance(value, dict):
+        for key, one in value.items():
+            if "\0" in key:
+                yield Fault("has a NUL character in its name", at + pointer(key))
+            yield from nul_faults(one, at + pointer(key))
+
+
+def duplicate_faults(body: bytes) -> list[Fault]:
+    """Every name given twice in one object. Only for a body that msgspec could read: it bounds the depth."""
+    found: list[Fault] = []
+
+    def look(pairs: list[tuple[str, Any]]) -> None:
+        seen = set()
+        for name, _ in pairs:
+            if name in seen:
+                found.append(Fault(f"{clipped(name)!r} is given twice in one object"))
+            seen.add(name)
+
+    json.loads(body, object_pairs_hook=look)
+    return found

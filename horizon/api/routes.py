@@ -1,0 +1,160 @@
+"""Every route there is, said once: the router and ``/openapi.json`` are both made from this table."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from aiohttp import web
+from msgspec import Struct
+
+from horizon.api import cluster, events, health, jobs, listing, logs, shares, wire
+from horizon.api.reading import JsonBody, Query
+
+API: Final = "/api/v1"
+Handler = Callable[..., Awaitable[web.StreamResponse]]
+"""Takes the context and the request, and the query where the route has one."""
+
+TEXT: Final = "text/plain"
+JSON: Final = "application/json"
+
+
+class Route(Struct, frozen=True):
+    """One method on one path."""
+
+    method: str
+    path: str
+    """As the router wants it: what is no id comes here too, to be told so."""
+    handler: Handler
+    summary: str
+    answer: type[Struct] | str
+    """What a success is: a struct, or a content type."""
+    status: int = 200
+    query: Query[Any] | None = None
+    body: JsonBody[Any] | None = None
+    refusals: tuple[int, ...] = ()
+    """Problems that can be told of besides those that follow from the fields here."""
+    versioned: bool = False
+    """Whether the answer has an ETag."""
+    open: bool = False
+    """Whether it is for everybody, without a token."""
+
+    @property
+    def changes(self) -> bool:
+        return self.method not in ("GET", "HEAD")
+
+
+def _query(expected: type[Struct]) -> Query[Any]:
+    return Query(expected)
+
+
+ROUTES: Final = (
+    Route(
+        "POST",
+        f"{API}/jobs",
+        jobs.submit,
+        "Submit a job",
+        wire.JobAnswer,
+        201,
+        body=jobs.SUBMISSION,
+        versioned=True,
+    ),
+    Route(
+        "POST",
+        f"{API}/jobs/batch",
+        jobs.submit_batch,
+        "Submit many jobs: all are taken or none",
+        wire.BatchAnswer,
+        201,
+        body=jobs.BATCH,
+    ),
+    Route(
+        "GET",
+        f"{API}/jobs",
+        listing.list_jobs,
+        "List jobs, newest first",
+        wire.JobPage,
+        query=_query(listing.ListQuery),
+    ),
+    Route("GET", f"{API}/jobs/{{id:[^/]+}}", jobs.get_job, "Look at a job", wire.JobAnswer, versioned=True),
+    Route(
+        "DELETE",
+        f"{API}/jobs/{{id:[^/]+}}",
+        jobs.cancel,
+        "Cancel a job",
+        wire.JobAnswer,
+        query=_query(jobs.CancelQuery),
+        refusals=(409, 412),
+        versioned=True,
+    ),
+    Route(
+        "PATCH",
+        f"{API}/jobs/{{id:[^/]+}}",
+        jobs.change,
+        "Change a job's priority or time limit; hold or release it",
+        wire.JobAnswer,
+        body=jobs.CHANGE,
+        refusals=(409, 412),
+        versioned=True,
+    ),
+    Route("GET", f"{API}/jobs/{{id:[^/]+}}/events", jobs.get_job_events, "A job's history", wire.JobEvents),
+    Route(
+        "GET",
+        f"{API}/jobs/{{id:[^/]+}}/logs",
+        logs.get_logs,
+        "What a job wrote",
+        TEXT,
+        query=_query(logs.LogQuery),
+    ),
+    Route("GET", f"{API}/queue", cluster.get_queue, "How many jobs wait", wire.QueueAnswer),
+    Route(
+        "GET",
+        f"{API}/queue/order",
+        cluster.get_order,
+        "Who starts next",
+        wire.OrderAnswer,
+        query=_query(cluster.OrderQuery),
+    ),
+    Route("GET", f"{API}/nodes", cluster.get_nodes, "List nodes", wire.NodesAnswer),
+    Route("GET", f"{API}/nodes/{{name:[^/]+}}", cluster.get_node, "Look at a node", wire.NodeAnswer),
+    Route(
+        "GET",
+        f"{API}/gpus",
+        cluster.get_gpus,
+        "List GPUs and who has them",
+        wire.GpusAnswer,
+        query=_query(cluster.GpuQuery),
+    ),
+    Route("GET", f"{API}/shares", shares.get_shares, "The share tree", wire.SharesAnswer),
+    Route(
+        "GET",
+        f"{API}/shares/{{path:.+}}",
+        shares.get_share,
+        "Look at a share",
+        wire.ShareAnswer,
+        query=_query(shares.ShareQuery),
+    ),
+    Route(
+        "PUT",
+        f"{API}/shares/{{path:.+}}",
+        shares.put_share,
+        "Set a share's weight",
+        wire.ShareAnswer,
+        body=shares.WEIGHT,
+    ),
+    Route(
+        "GET",
+        f"{API}/events",
+        events.get_events,
+        "Read the log",
+        wire.EventPage,
+        query=_query(events.EventsQuery),
+    ),
+    Route("GET", "/health", health.get_health, "How Horizon is", wire.HealthAnswer, open=True),
+    Route("GET", "/livez", health.get_live, "Whether it runs", wire.ReadyAnswer, open=True),
+    Route("GET", "/readyz", health.get_ready, "Whether it can serve", wire.ReadyAnswer, open=True),
+    Route("GET", "/metrics", health.get_metrics, "Metrics for Prometheus", TEXT),
+    Route("GET", "/", health.get_root, "Where things are", wire.RootAnswer, open=True),
+)
+OPENAPI_PATH: Final = "/openapi.json"
+OPEN_PATHS: Final = frozenset({route.path for route in ROUTES if route.open} | {OPENAPI_PATH})

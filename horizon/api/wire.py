@@ -1,0 +1,413 @@
+"""What travels: every request and every answer as a struct, with its bounds. ``/openapi.json`` shows them.
+
+In a request null means "not given", like leaving the field out. Texts are checked further by ``submission``
+where JSON Schema cannot say it.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Final
+
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+from msgspec.structs import astuple
+
+from horizon.core import limits
+from horizon.core.model import AllocationState, JobState, Priority
+
+ACCOUNT_LENGTH_MAX: Final = limits.ACCOUNT_DEPTH_MAX * (limits.NAME_LENGTH_MAX + 1) - 1
+MEMORY_GB_MAX: Final = limits.MEMORY_MIB_MAX // 1024
+SIGNED_64_MAX: Final = (1 << 63) - 1
+
+_PRIORITIES: Final = [priority.value for priority in Priority]
+_NAME: Final = r"^[^/\u0000-\u001f\u007f-\u009f]+$"
+
+Moment = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+JobId = Annotated[str, Meta(description="UUIDv7.", extra_json_schema={"format": "uuid"})]
+Name = Annotated[
+    str,
+    Meta(min_length=1, max_length=limits.NAME_LENGTH_MAX, extra_json_schema={"pattern": _NAME}),
+]
+Account = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=ACCOUNT_LENGTH_MAX,
+        description=f"1 to {limits.ACCOUNT_DEPTH_MAX} names with / between, such as research/nlp.",
+    ),
+]
+Text = Annotated[str, Meta(max_length=limits.TEXT_LENGTH_MAX)]
+Labels = Annotated[
+    dict[Annotated[str, Meta(min_length=1, max_length=limits.NAME_LENGTH_MAX)], Text],
+    Meta(max_length=limits.LABELS_MAX),
+]
+Environment = Annotated[dict[str, str], Meta(max_length=limits.ENVIRONMENT_NAMES_MAX)]
+TimeLimit = Annotated[int, Meta(ge=1, le=limits.TIME_LIMIT_S_MAX, description="Stopped after this long.")]
+MemoryGb = Annotated[float, Meta(ge=0, le=MEMORY_GB_MAX)]
+PriorityText = Annotated[
+    str, Meta(max_length=16, description="In any case.", extra_json_schema={"enum": _PRIORITIES})
+]
+Optional = UnsetType | None
+
+
+# --- asked --------------------------------------------------------------------------------------------
+
+
+class Submission(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A job to be run: a command or a script, and what it needs."""
+
+    user_id: Name
+    command: (
+        Annotated[
+            str | list[str],
+            Meta(description="A string is run by /bin/sh -c, a list as it is."),
+        ]
+        | Optional
+    ) = UNSET
+    script: Annotated[str, Meta(description="Begins with #!; not with a command.")] | Optional = UNSET
+    working_dir: Annotated[Text, Meta(description="An absolute path.")] | Optional = UNSET
+    environment: Environment | Optional = UNSET
+    account: Account | Optional = UNSET
+    job_name: Text | Optional = UNSET
+    gpu_count: (
+        Annotated[
+            int,
+            Meta(
+                ge=0,
+                le=limits.GPU_COUNT_MAX,
+                description="In all, over every node. 1 when not given; 0 for a CPU job.",
+            ),
+        ]
+        | Optional
+    ) = UNSET
+    gpu_type: Name | Optional = UNSET
+    gpu_memory_gb: Annotated[MemoryGb, Meta(description="Of each GPU, at least.")] | Optional = UNSET
+    cpu_cores: (
+        Annotated[int, Meta(ge=0, le=limits.CPU_CORES_MAX, description="In all; 0 reserves none.")] | Optional
+    ) = UNSET
+    memory_gb: Annotated[MemoryGb, Meta(description="In all; 0 reserves none.")] | Optional = UNSET
+    nodes: Annotated[int, Meta(ge=1, le=limits.NODES_MAX, description="One process on each.")] | Optional = (
+        UNSET
+    )
+    constraints: Annotated[Labels, Meta(description="Labels that every node must have.")] | Optional = UNSET
+    exclusive: Annotated[bool, Meta(description="Share no node with other jobs.")] | Optional = UNSET
+    priority: PriorityText | Optional = UNSET
+    time_limit_s: TimeLimit | Optional = UNSET
+    grace_period_s: (
+        Annotated[int, Meta(ge=0, le=limits.GRACE_PERIOD_S_MAX, description="From SIGTERM to SIGKILL.")]
+        | Optional
+    ) = UNSET
+    max_retries: Annotated[int, Meta(ge=0, le=limits.RETRIES_MAX)] | Optional = UNSET
+    preemptible: bool | Optional = UNSET
+    begin_at: (
+        Annotated[datetime, Meta(tz=True, description="Not started before; with an offset.")] | Optional
+    ) = UNSET
+    hold: Annotated[bool, Meta(description="Not started before it is released.")] | Optional = UNSET
+    labels: Labels | Optional = UNSET
+    comment: Text | Optional = UNSET
+
+
+class Batch(Struct, forbid_unknown_fields=True):
+    """Jobs of which all are taken or none."""
+
+    jobs: Annotated[list[Submission], Meta(min_length=1, max_length=limits.BATCH_JOBS_MAX)]
+
+
+class Change(Struct, forbid_unknown_fields=True):
+    """What may change of a job after submission; what is left out stays as it is."""
+
+    priority: PriorityText | UnsetType = UNSET
+    time_limit_s: TimeLimit | Optional = UNSET
+    """Null takes the limit away."""
+    hold: bool | UnsetType = UNSET
+
+
+class ShareChange(Struct, forbid_unknown_fields=True):
+    """A share's weight among its siblings."""
+
+    weight: Annotated[int, Meta(ge=1, le=limits.WEIGHT_MAX)]
+    kind: (
+        Annotated[
+            str,
+            Meta(description="Needed for a new path.", extra_json_schema={"enum": ["account", "user"]}),
+        ]
+        | Optional
+    ) = UNSET
+
+
+def given(request: Struct) -> int:
+    """How many fields a request gave; each of our optional fields is UNSET when it did not."""
+    values = astuple(request)
+    return len(values) - values.count(UNSET)
+
+
+def names_in_submission(job: Submission) -> int:
+    """Distinct names in all objects of a submission."""
+    return given(job) + len(job.environment or ()) + len(job.labels or ()) + len(job.constraints or ())
+
+
+def names_in_batch(batch: Batch) -> int:
+    return 1 + sum(map(names_in_submission, batch.jobs))
+
+
+# --- answered: jobs -----------------------------------------------------------------------------------
+
+
+class Resources(Struct, gc=False):
+    """What a job asks for, in all."""
+
+    gpu_count: int
+    gpu_type: str | None
+    cpu_cores: int
+    memory_gb: float
+
+
+class JobAnswer(Struct, gc=False):
+    """A job: what was asked for, and what became of it."""
+
+    id: JobId
+    number: int
+    state: JobState
+    reason: Annotated[str | None, Meta(description="Why it waits, or how it ended; for people.")]
+    user_id: str
+    account: str
+    job_name: str
+    command: str | tuple[str, ...] | None
+    script: Annotated[str | None, Meta(description="Null when there is none, or it has been erased.")]
+    working_dir: str | None
+    environment: Annotated[dict[str, str] | None, Meta(description="Null when it has been erased.")]
+    gpu_count: int
+    gpu_type: str | None
+    gpu_memory_gb: float
+    cpu_cores: int
+    memory_gb: float
+    nodes: int | None
+    constraints: dict[str, str]
+    exclusive: bool
+    priority: Priority
+    time_limit_s: int | None
+    grace_period_s: int
+    max_retries: int
+    preemptible: bool
+    begin_at: Moment | None
+    hold: bool
+    labels: dict[str, str]
+    comment: str
+    resources: Resources
+    created_at: Moment
+    scheduled_at: Moment | None
+    started_at: Moment | None
+    completed_at: Moment | None
+    exit_code: int | None
+    signal: int | None
+    attempt: Annotated[int, Meta(description="The last one; 0 before the first.")]
+    retries_used: int
+    node_ids: Annotated[list[str], Meta(description="By rank: what it holds now, or held last.")]
+    gpu_ids: list[str]
+    allocation_state: AllocationState | None
+    version: Annotated[int, Meta(description="Grows with every event; also the ETag.")]
+
+
+class JobPage(Struct):
+    """Jobs, newest first."""
+
+    jobs: list[JobAnswer]
+    total: Annotated[int, Meta(description="Of all pages, when the first one was asked for.")]
+    next_cursor: str | None
+
+
+class Submitted(Struct, gc=False):
+    """What one needs to find a job again."""
+
+    id: JobId
+    number: int
+
+
+class BatchAnswer(Struct):
+    """The jobs of a batch, in its order."""
+
+    total: int
+    jobs: list[Submitted]
+
+
+class EventAnswer(Struct):
+    """A fact in its envelope, with all that its hash is made of."""
+
+    position: int
+    recorded_at: Moment
+    epoch: int
+    type: str
+    schema_version: int
+    stream: str
+    stream_version: int
+    actor: str
+    command_id: str
+    correlation_id: str
+    causation: Annotated[int, Meta(description="Position of the event it followed from; 0 for none.")]
+    hash: Annotated[str, Meta(description="SHA-256 in hex over the envelope, the one before included.")]
+    payload: Raw
+
+
+class JobEvents(Struct):
+    """The history of one job."""
+
+    events: list[EventAnswer]
+
+
+class EventPage(Struct):
+    """A piece of the log."""
+
+    events: list[EventAnswer]
+    next_after: Annotated[int, Meta(description="Give this as `after` to go on.")]
+    head: Annotated[int, Meta(description="The last position there is.")]
+
+
+# --- answered: the cluster ----------------------------------------------------------------------------
+
+
+class QueueAnswer(Struct):
+    """How many jobs wait, and how many are on their way."""
+
+    total: Annotated[int, Meta(description="Waiting for their turn or for room.")]
+    urgent_priority: int
+    high_priority: int
+    normal_priority: int
+    low_priority: int
+    held: Annotated[
+        int, Meta(description="Queued too, but kept out: held, not begun, or not cleaned up yet.")
+    ]
+    scheduled: int
+    running: int
+    preempted: int
+
+
+class Waiting(Struct):
+    """A place in the order of starting."""
+
+    position: int
+    number: int
+    id: JobId
+    user_id: str
+    account: str
+    job_name: str
+    priority: Priority
+    gpu_count: int
+    created_at: Moment
+
+
+class OrderAnswer(Struct):
+    """Who would start next, if every job fitted."""
+
+    jobs: list[Waiting]
+    total: int
+
+
+class GpuCounts(Struct):
+    total: int
+    free: int
+    held: int
+    releasing: int
+
+
+NodeState = Annotated[str, Meta(extra_json_schema={"enum": ["up", "lost"]})]
+GpuState = Annotated[str, Meta(extra_json_schema={"enum": ["free", "held", "releasing", "lost"]})]
+
+
+class NodeAnswer(Struct):
+    """A machine, and how much of it is held."""
+
+    name: str
+    state: NodeState
+    reason: str | None
+    simulated: bool
+    labels: dict[str, str]
+    gpu_types: list[str]
+    gpus: GpuCounts
+    cpu_cores: int
+    cpu_cores_held: int
+    memory_gb: float
+    memory_gb_held: float
+    jobs: Annotated[list[int], Meta(description="Numbers of the jobs that hold something here.")]
+    version: int
+
+
+class NodesAnswer(Struct):
+    nodes: list[NodeAnswer]
+
+
+class Holder(Struct):
+    """The job that has a GPU."""
+
+    id: JobId
+    number: int
+    user_id: str
+
+
+class GpuAnswer(Struct):
+    """A GPU, and who has it."""
+
+    uuid: str
+    node: str
+    index: int
+    gpu_type: str
+    memory_gb: float
+    state: GpuState
+    job: Holder | None
+
+
+class GpusAnswer(Struct):
+    gpus: list[GpuAnswer]
+
+
+class ShareAnswer(Struct):
+    """An account or a user in the share tree. Usage is decayed to this moment and includes all below."""
+
+    path: str
+    parent: Annotated[str | None, Meta(description="Null at the top.")]
+    kind: Annotated[str, Meta(extra_json_schema={"enum": ["account", "user"]})]
+    weight: int
+    usage_gpu_s: float
+    effective_gpu_s: Annotated[float, Meta(description="Usage, and what is held now charged ahead.")]
+    score: Annotated[float, Meta(description="Effective usage over weight: the smallest goes first.")]
+    gpus_held: int
+    waiting: int
+
+
+class SharesAnswer(Struct):
+    """The share tree, parents before children."""
+
+    shares: list[ShareAnswer]
+
+
+# --- answered: health ---------------------------------------------------------------------------------
+
+
+class HealthAnswer(Struct):
+    """How Horizon is."""
+
+    status: Annotated[str, Meta(extra_json_schema={"enum": ["ok", "unavailable"]})]
+    why: str | None
+    leading: bool
+    store: str
+    epoch: int
+    position: int
+    jobs: int
+    nodes: int
+    version: str
+    uptime_s: float
+
+
+class ReadyAnswer(Struct):
+    """That requests can be served."""
+
+    status: Annotated[str, Meta(extra_json_schema={"enum": ["ok"]})]
+
+
+class RootAnswer(Struct):
+    """Where things are."""
+
+    name: str
+    version: str
+    api: str
+    description: str
+    health: str

@@ -1,0 +1,87 @@
+"""``Idempotency-Key``: whatever is sent again takes effect once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+from tests.api.client import Client
+
+BODY = {"user_id": "alice", "command": "true", "hold": True}
+
+
+def key(text: str) -> dict[str, str]:
+    return {"Idempotency-Key": text}
+
+
+async def test_the_same_key_twenty_times_in_parallel_is_one_job(client: Client) -> None:
+    answers = await asyncio.gather(
+        *(client.ask("POST", "/jobs", BODY, headers=key("k"), status=201) for _ in range(20))
+    )
+    assert len({answer.body for answer in answers}) == 1
+    assert len({answer.headers["Location"] for answer in answers}) == 1
+    assert sum("Idempotency-Replayed" not in answer.headers for answer in answers) == 1
+    assert (await client.get("/jobs"))["total"] == 1
+
+
+async def test_a_key_gives_the_stored_answer_later_too(client: Client) -> None:
+    first = await client.ask("POST", "/jobs", BODY, headers=key("k"), status=201)
+    await client.ask("DELETE", "/jobs/1", status=200)
+    client.scheduler.engine._answers.clear()  # as after a restart: only the store knows
+    again = await client.ask("POST", "/jobs", BODY, headers=key("k"), status=201)
+    assert again.body == first.body
+    assert again.headers["Location"] == first.headers["Location"]
+    assert again.headers["ETag"] == '"1"'
+    assert again.headers["Idempotency-Replayed"] == "true"
+
+
+async def test_a_key_belongs_to_one_request(client: Client) -> None:
+    await client.ask("POST", "/jobs", BODY, headers=key("k"), status=201)
+    for method, path, body in (
+        ("POST", "/jobs", {**BODY, "user_id": "bob"}),
+        ("POST", "/jobs/batch", {"jobs": [BODY]}),
+        ("DELETE", "/jobs/1", None),
+        ("PUT", "/shares/a", {"weight": 1, "kind": "account"}),
+    ):
+        answer = await client.ask(method, path, body, headers=key("k"), status=422)
+        assert answer.json["type"].endswith("idempotency-key-reused")
+    assert (await client.get("/jobs"))["total"] == 1
+
+
+async def test_cancel_change_batch_and_share_take_keys_as_well(client: Client) -> None:
+    await client.ask("POST", "/jobs", BODY, status=201)
+    for method, path, body in (
+        ("PATCH", "/jobs/1", {"priority": "High"}),
+        ("DELETE", "/jobs/1?reason=x", None),
+        ("POST", "/jobs/batch", {"jobs": [BODY] * 3}),
+        ("PUT", "/shares/a", {"weight": 2, "kind": "account"}),
+    ):
+        first = await client.ask(method, path, body, headers=key(method + path))
+        again = await client.ask(method, path, body, headers=key(method + path))
+        assert first.status == again.status < 300
+        assert first.body == again.body
+        assert "Idempotency-Replayed" not in first.headers
+        assert again.headers["Idempotency-Replayed"] == "true"
+    assert (await client.get("/jobs"))["total"] == 4
+
+
+async def test_a_refusal_does_not_use_the_key_up(client: Client) -> None:
+    await client.ask("DELETE", "/jobs/1", headers=key("k"), status=404)
+    await client.ask("POST", "/jobs", BODY, status=201)
+    await client.ask("DELETE", "/jobs/1", headers=key("k"), status=200)
+
+
+async def test_a_key_is_visible_ascii(client: Client) -> None:
+    for text in ("", " ", "a b", "x" * 256, "é", "a\tb"):
+        answer = await client.ask("POST", "/jobs", BODY, headers=key(text), status=400)
+        assert answer.json["errors"][0]["header"] == "Idempotency-Key"
+
+
+async def test_a_key_of_255_characters_is_taken(client: Client) -> None:
+    await client.ask("POST", "/jobs", BODY, headers=key("~" * 255), status=201)
+
+
+async def test_a_key_is_given_once(client: Client) -> None:
+    headers = [("Idempotency-Key", "a"), ("Idempotency-Key", "b"), ("Content-Type", "application/json")]
+    async with client.scheduler.http.post("/api/v1/jobs", data=json.dumps(BODY), headers=headers) as response:
+        assert response.status == 400
