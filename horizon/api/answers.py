@@ -108,8 +108,8 @@ def job_answer(job: Job, hidden: Hidden = NOTHING_HIDDEN, reason: str | None = N
             job.signal,
             job.attempt,
             job.retries_used,
-            [placement.node for placement in allocation],
-            [gpu_id for placement in allocation for gpu_id in placement.gpu_ids],
+            [placement.node for placement in allocation] if allocation else [],
+            [gpu_id for placement in allocation for gpu_id in placement.gpu_ids] if allocation else [],
             job.allocation_state,
             job.version,
         )
