@@ -11,8 +11,8 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
-from horizon.api.app import create_app
 
+from horizon.api.app import create_app
 from horizon.core.state import digest
 from horizon.executors.inventory import simulated
 from horizon.executors.local import LocalExecutor
