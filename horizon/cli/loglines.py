@@ -43,6 +43,9 @@ def configure_logging(default_level: str = "info") -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)
+    # Our own handlers let nothing through, so what aiohttp reports as errors is requests that are no HTTP:
+    # those are answered 400, and are no fault of this program that would need a stack trace.
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
 
 
 def _without_traceback(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:

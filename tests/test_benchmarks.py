@@ -1,0 +1,33 @@
+"""The benchmarks run, small, so that they never rot. What they measure here is nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.slow
+def test_every_benchmark_runs_and_has_a_row_in_the_table() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--small"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for question in (
+        "enqueue a job",
+        "build a job: minimal",
+        "fold the log",
+        "durable submit over HTTP",
+        "end to end",
+    ):
+        assert question in done.stdout, done.stdout
