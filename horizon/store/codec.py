@@ -13,6 +13,7 @@ from struct import Struct as Packer
 from typing import Final
 
 import msgspec
+from msgspec.structs import force_setattr
 
 from horizon.core import events as ev
 from horizon.core.events import Draft, Recorded
@@ -24,35 +25,21 @@ _FIXED: Final = Packer(">BBQqQHQQ16s16s32s32sHHH")
 command id, correlation id, payload digest, previous hash, and the lengths of type, stream and actor."""
 
 
-def header_hash(
-    position: int,
-    recorded_at_us: int,
-    epoch: int,
-    type: str,
-    schema_version: int,
-    stream: str,
-    stream_version: int,
-    actor: str,
-    command_id: bytes,
-    correlation_id: bytes,
-    causation: int,
-    payload: bytes,
-    previous: bytes,
-) -> bytes:
-    """The hash of one event."""
-    texts = (type.encode(), stream.encode(), actor.encode())
+def header_hash(recorded: Recorded, previous: bytes) -> bytes:
+    """The hash that an event has behind the one with the hash ``previous``."""
+    texts = (recorded.type.encode(), recorded.stream.encode(), recorded.actor.encode())
     fixed = _FIXED.pack(
         0x00,
         HEADER_VERSION,
-        position,
-        recorded_at_us,
-        epoch,
-        schema_version,
-        stream_version,
-        causation,
-        command_id,
-        correlation_id,
-        sha256(payload).digest(),
+        recorded.position,
+        recorded.recorded_at_us,
+        recorded.epoch,
+        recorded.schema_version,
+        recorded.stream_version,
+        recorded.causation,
+        recorded.command_id,
+        recorded.correlation_id,
+        sha256(recorded.payload).digest(),
         previous,
         len(texts[0]),
         len(texts[1]),
@@ -64,47 +51,31 @@ def header_hash(
 def seal(head: Head, drafts: Iterable[Draft], recorded_at_us: int) -> tuple[Recorded, ...]:
     """Put drafts into envelopes behind the head. O(bytes)."""
     assert recorded_at_us >= head.recorded_at_us, "time in the log never goes back"
-    position, previous, epoch = head.position, head.tip, head.epoch
+    position, previous = head.position, head.tip
     sealed = []
     for draft in drafts:
         position += 1
         event = draft.event
         type = event.__class__.__name__
-        schema_version = ev.SCHEMA_VERSIONS[type]
-        payload = ev.encode(event)
-        previous = header_hash(
+        recorded = Recorded(
             position,
             recorded_at_us,
-            epoch,
+            head.epoch,
             type,
-            schema_version,
+            ev.SCHEMA_VERSIONS[type],
             draft.stream,
             draft.stream_version,
             draft.actor,
             draft.command_id,
             draft.correlation_id,
             draft.causation,
-            payload,
-            previous,
+            ev.encode(event),
+            b"",
+            event,
         )
-        sealed.append(
-            Recorded(
-                position,
-                recorded_at_us,
-                epoch,
-                type,
-                schema_version,
-                draft.stream,
-                draft.stream_version,
-                draft.actor,
-                draft.command_id,
-                draft.correlation_id,
-                draft.causation,
-                payload,
-                previous,
-                event,
-            )
-        )
+        previous = header_hash(recorded, previous)
+        force_setattr(recorded, "hash", previous)  # nobody has seen it without
+        sealed.append(recorded)
     return tuple(sealed)
 
 
@@ -137,20 +108,5 @@ def check_link(recorded: Recorded, position: int, previous: bytes) -> None:
     """That an event is the next in the chain, and is what was hashed."""
     if recorded.position != position:
         raise Corrupt(f"the log has a gap: after {position - 1} comes {recorded.position}")
-    expected = header_hash(
-        recorded.position,
-        recorded.recorded_at_us,
-        recorded.epoch,
-        recorded.type,
-        recorded.schema_version,
-        recorded.stream,
-        recorded.stream_version,
-        recorded.actor,
-        recorded.command_id,
-        recorded.correlation_id,
-        recorded.causation,
-        recorded.payload,
-        previous,
-    )
-    if expected != recorded.hash:
+    if header_hash(recorded, previous) != recorded.hash:
         raise Corrupt(f"event {position} has been changed, or the one before it: its hash does not match")
