@@ -7,7 +7,8 @@ CREATE TABLE log_head (
     epoch          bigint NOT NULL,
     position       bigint NOT NULL,
     tip            bytea  NOT NULL,              -- hash of the last event
-    recorded_at_us bigint NOT NULL               -- when it was recorded
+    recorded_at_us bigint NOT NULL,              -- when it was recorded
+    leader         bytea  NOT NULL DEFAULT ''    -- who raised the epoch last: a random name of that scheduler
 ) WITH (fillfactor = 50);                        -- the only row ever updated: room for HOT updates
 
 INSERT INTO log_head (log_id, epoch, position, tip, recorded_at_us)
@@ -129,6 +130,6 @@ BEGIN
         GRANT SELECT ON log_head, events, blobs, answers, log, schema_revision TO horizon_writer;
         GRANT INSERT ON events, blobs, answers TO horizon_writer;
         GRANT UPDATE ON log_head TO horizon_writer;
-        GRANT SELECT ON log_head, events, answers, log, schema_revision TO horizon_auditor;
+        GRANT SELECT ON log_head, events, log, schema_revision TO horizon_auditor;
     END IF;
 END $$;

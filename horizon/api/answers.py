@@ -64,6 +64,18 @@ def hidden_in(spec: JobSpec, blobs: dict[str, bytes]) -> Hidden:
     return Hidden(environment, None if script is None else script.decode())
 
 
+def reveal(body: bytes, hidden: Hidden) -> bytes:
+    """A job's answer that was made with nothing hidden, with what is hidden put in.
+
+    Answers are stored under idempotency keys, and what is stored must hold no secret: so it goes in on the
+    way out. A quote inside a JSON text is escaped, so neither of the two can be found in one.
+    """
+    if hidden == NOTHING_HIDDEN:
+        return body
+    body = body.replace(b'"script":null', b'"script":' + encode(hidden.script), 1)
+    return body.replace(b'"environment":{}', b'"environment":' + encode(hidden.environment), 1)
+
+
 def job_answer(job: Job, hidden: Hidden = NOTHING_HIDDEN, reason: str | None = None) -> bytes:
     """A job as JSON. ``reason`` is the explainer's; without one it is what the log says."""
     spec = job.spec

@@ -115,8 +115,10 @@ def _node_answer(state: State, node: Node) -> wire.NodeAnswer:
 
 def gpu_counts(state: State, node: Node) -> wire.GpuCounts:
     """None of a lost node's GPUs is free."""
-    total, taken = len(node.inventory.devices), len(node.holders)
-    releasing = sum(_is_releasing(state.jobs[id]) for id in node.holders.values())
+    devices = node.inventory.devices
+    holders = [state.holders[device.uuid] for device in devices if device.uuid in state.holders]
+    total, taken = len(devices), len(holders)
+    releasing = sum(_is_releasing(state.jobs[id]) for id in holders)
     return wire.GpuCounts(total, 0 if node.lost else total - taken, taken - releasing, releasing)
 
 
@@ -140,7 +142,7 @@ async def get_gpus(context: Context, request: web.Request, query: GpuQuery) -> w
 
 def _gpu_answers(state: State, node: Node) -> Iterator[wire.GpuAnswer]:
     for device in node.inventory.devices:
-        id = node.holders.get(device.uuid)
+        id = state.holders.get(device.uuid)
         yield _gpu_answer(node, device, None if id is None else state.jobs[id])
 
 

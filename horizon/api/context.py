@@ -105,7 +105,9 @@ class Context:
         """Have the engine do it, once for each idempotency key. Raises what ``Engine.ask`` does."""
         key = idempotency_key(request)
         if key is None:
-            return await self.engine.ask(command, OWNER, render, blobs=blobs, weight=weight)
+            return await self.engine.ask(
+                command, OWNER, render, blobs=blobs, weight=weight, size_bytes=len(body)
+            )
         return await self.engine.ask(
             command,
             OWNER,
@@ -114,4 +116,5 @@ class Context:
             key=key,
             fingerprint=fingerprint(request, body),
             weight=weight,
+            size_bytes=len(body),
         )

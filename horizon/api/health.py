@@ -129,7 +129,7 @@ async def _gpu_readings(state: State) -> list[Metric]:
     async for some in slices(list(state.nodes.values()), NODE_SLICE):
         for node in some:
             for device in node.inventory.devices:
-                id = node.holders.get(device.uuid)
+                id = state.holders.get(device.uuid)
                 kind = "lost" if node.lost else "free"
                 if id is not None:
                     kind = str(state.jobs[id].allocation_state)

@@ -10,7 +10,7 @@ from aiohttp import web
 from msgspec import UNSET, Struct
 
 from horizon.api import wire
-from horizon.api.answers import Hidden, encode, etag, event_answer, job_answer, page
+from horizon.api.answers import Hidden, encode, etag, event_answer, job_answer, page, reveal
 from horizon.api.context import Context
 from horizon.api.problems import Fault, invalid
 from horizon.api.reading import JsonBody, expected_version, is_unchanged
@@ -57,7 +57,7 @@ async def submit(context: Context, request: web.Request) -> web.Response:
     def render(state: State, events: Events, now_us: int) -> tuple[int, bytes]:
         (event,) = events
         assert isinstance(event, JobSubmitted)
-        return 201, job_answer(new_job(event, b"", now_us), hidden)
+        return 201, job_answer(new_job(event, b"", now_us))
 
     command = cmd.Submit(context.engine.ids.new_text(), spec)
     reply = await context.ask(request, body, command, render, blobs=secrets.blobs)
@@ -65,16 +65,16 @@ async def submit(context: Context, request: web.Request) -> web.Response:
     if reply.replayed:
         stamp = _STAMP(reply.body)
         id, version = stamp.id, stamp.version
-    return _answered(reply, version, f"/api/v1/jobs/{id}")
+    return _answered(reply, version, hidden, f"/api/v1/jobs/{id}")
 
 
-def _answered(reply: Reply, version: int, location: str | None = None) -> web.Response:
+def _answered(reply: Reply, version: int, hidden: Hidden, location: str | None = None) -> web.Response:
     headers = {"Content-Type": "application/json", "ETag": etag(version)}
     if location is not None:
         headers["Location"] = location
     if reply.replayed:
         headers["Idempotency-Replayed"] = "true"
-    return web.Response(body=reply.body, status=reply.status, headers=headers)
+    return web.Response(body=reveal(reply.body, hidden), status=reply.status, headers=headers)
 
 
 async def submit_batch(context: Context, request: web.Request) -> web.Response:
@@ -125,9 +125,10 @@ async def get_job_events(context: Context, request: web.Request) -> web.Response
 async def cancel(context: Context, request: web.Request, query: CancelQuery) -> web.Response:
     job = context.find_job(request.match_info["id"])
     version = expected_version(request, job.version)
-    render = _render_change(job.id, await context.hidden(job.spec))
-    reply = await context.ask(request, b"", cmd.Cancel(job.id, query.reason, version), render)
-    return _answered(reply, _STAMP(reply.body).version)
+    hidden = await context.hidden(job.spec)
+    command = cmd.Cancel(job.id, query.reason, version)
+    reply = await context.ask(request, b"", command, _render_change(job.id))
+    return _answered(reply, _STAMP(reply.body).version, hidden)
 
 
 async def change(context: Context, request: web.Request) -> web.Response:
@@ -142,15 +143,15 @@ async def change(context: Context, request: web.Request) -> web.Response:
         hold=asked.hold,
         version=expected_version(request, job.version),
     )
-    render = _render_change(job.id, await context.hidden(job.spec))
-    reply = await context.ask(request, body, command, render)
-    return _answered(reply, _STAMP(reply.body).version)
+    hidden = await context.hidden(job.spec)
+    reply = await context.ask(request, body, command, _render_change(job.id))
+    return _answered(reply, _STAMP(reply.body).version, hidden)
 
 
-def _render_change(job_id: str, hidden: Hidden) -> Render:
+def _render_change(job_id: str) -> Render:
     """The job as it will be once these events of its own are in the log."""
 
     def render(state: State, events: Events, now_us: int) -> tuple[int, bytes]:
-        return 200, job_answer(foresee(state.jobs[job_id], events, now_us), hidden)
+        return 200, job_answer(foresee(state.jobs[job_id], events, now_us))
 
     return render

@@ -20,7 +20,8 @@ from horizon.api.app import create_app
 from horizon.cli.exits import CliError
 from horizon.core.model import Inventory, JobState
 from horizon.executors.inventory import BadSimulationSpec, InventoryError, discover, simulated, without_gpus
-from horizon.executors.local import ExecutorError, LocalExecutor
+from horizon.executors.local import LocalExecutor
+from horizon.executors.port import ExecutorError
 from horizon.service.clock import Ids, SystemClock
 from horizon.service.engine import Engine
 from horizon.store.embedded import EmbeddedPostgres

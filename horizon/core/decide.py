@@ -176,6 +176,8 @@ def _attempt_ended(job: Job, c: cmd.ReportEnded, given: Given) -> Events:
     if job.stop is Stop.TIME_LIMIT:
         reason = f"its time limit of {job.time_limit_s} s was reached"
         return (ev.JobFailed(job_id=job.id, attempt=job.attempt, reason=reason, exit=c.exit),)
+    if c.started and not c.lost and c.exit.succeeded:
+        return (ev.JobCompleted(job_id=job.id, attempt=job.attempt, exit=c.exit),)
     if job.stop is Stop.PREEMPTION:
         lost_gpu_us = (given.now_us - job.started_at_us) * job.spec.gpu_count
         return (
@@ -186,8 +188,6 @@ def _attempt_ended(job: Job, c: cmd.ReportEnded, given: Given) -> Events:
                 job_id=job.id, cause=ev.RequeueCause.PREEMPTION, reason=f"preempted by {job.stopped_by}"
             ),
         )
-    if c.started and not c.lost and c.exit.succeeded:
-        return (ev.JobCompleted(job_id=job.id, attempt=job.attempt, exit=c.exit),)
     reason = failure(c.exit)
     if c.lost and job.attempts_lost < limits.ATTEMPTS_LOST_MAX:
         return (ev.JobRequeued(job_id=job.id, cause=ev.RequeueCause.LOST, reason=reason, exit=c.exit),)

@@ -38,7 +38,7 @@ def evolve(state: State, recorded: ev.Recorded) -> None:
     was = job.state
     step(job, event, recorded.recorded_at_us)
     job.version = recorded.stream_version
-    job.positions += (recorded.position,)
+    job.positions.append(recorded.position)
     if job.state is not was:
         state.counts[was] -= 1
         state.counts[job.state] += 1
@@ -83,7 +83,7 @@ def _submitted(state: State, recorded: ev.Recorded, event: ev.JobSubmitted) -> N
     spec = event.spec
     share = state.users.get((spec.account, spec.user_id)) or _add_user(state, spec.account, spec.user_id)
     job = new_job(event, recorded.correlation_id, recorded.recorded_at_us, share.id, _shape(state, spec))
-    job.positions = (recorded.position,)
+    job.positions = [recorded.position]
     assert event.number == len(state.numbered) + 1, "job numbers have a gap"
     state.jobs[job.id] = job
     state.numbered.append(job)
@@ -288,7 +288,7 @@ def _scheduled_around(state: State, job: Job, event: ev.JobScheduled) -> None:
         node.cores_held += placement.cpu_cores
         node.memory_held_mib += placement.memory_mib
         for gpu_id in placement.gpu_ids:
-            node.holders[gpu_id] = job.id
+            state.holders[gpu_id] = job.id
 
 
 def _released_around(state: State, job: Job, event: ev.AllocationReleased) -> None:
@@ -300,8 +300,7 @@ def _released_around(state: State, job: Job, event: ev.AllocationReleased) -> No
         node.cores_held -= placement.cpu_cores
         node.memory_held_mib -= placement.memory_mib
         for gpu_id in placement.gpu_ids:
-            del node.holders[gpu_id]
-    state.capacity_version += 1
+            del state.holders[gpu_id]
     _enter_queue(state, job, event)
 
 
@@ -330,7 +329,6 @@ def _node_registered(state: State, event: ev.NodeRegistered | ev.NodeChanged) ->
     node.inventory = event.inventory
     node.lost, node.lost_reason = False, ""
     node.version += 1
-    state.capacity_version += 1
 
 
 def _node_lost(state: State, event: ev.NodeLost) -> None:

@@ -32,7 +32,7 @@ BODY_BYTES_MAX: Final = 32 * 1024 * 1024
 JOB_BODY_BYTES_MAX: Final = 4 * 1024 * 1024
 
 CYCLE_STARTS_MAX: Final = 1_000
-"""Jobs one cycle may place; what is left goes to the next cycle, which follows at once."""
+"""Jobs one cycle may place, and begin times and time limits it may deal with; the next follows at once."""
 
 DEFAULT_ACCOUNT: Final = "default"
 DEFAULT_GRACE_PERIOD_S: Final = 60

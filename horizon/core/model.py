@@ -119,7 +119,7 @@ class JobSpec(Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_
     script_digest: str | None = None
 
 
-class Placement(Struct, frozen=True, gc=False, omit_defaults=True):
+class Placement(Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
     """What an attempt holds on one node."""
 
     node: str
@@ -132,7 +132,7 @@ Allocation = tuple[Placement, ...]
 """What an attempt holds: one placement a node, in the order of the gang's ranks."""
 
 
-class Device(Struct, frozen=True, omit_defaults=True):
+class Device(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """One GPU (or MIG slice), named by its UUID."""
 
     uuid: str
@@ -141,7 +141,7 @@ class Device(Struct, frozen=True, omit_defaults=True):
     memory_mib: int
 
 
-class Inventory(Struct, frozen=True, omit_defaults=True):
+class Inventory(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """What a node has, as its runner found it."""
 
     name: str
@@ -152,7 +152,7 @@ class Inventory(Struct, frozen=True, omit_defaults=True):
     simulated: bool = False
 
 
-class Exit(Struct, frozen=True, omit_defaults=True):
+class Exit(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """How an attempt's processes ended.
 
     Exactly one of ``exit_code`` and ``signal`` is set when the process ran and its status was read;

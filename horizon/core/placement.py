@@ -6,7 +6,7 @@ the fewest GPUs left, then the fewest cores, then the first name.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from msgspec import Struct
@@ -46,13 +46,13 @@ class Part(Struct, frozen=True):
     memory_mib: int
 
 
-def room_on(name: str, node: Node) -> Room:
+def room_on(name: str, node: Node, holders: Mapping[str, str]) -> Room:
     """The node's free resources; nothing at all on a lost node."""
     if node.lost:
         return Room(name, {}, {}, 0, 0, 0, True)
     free: dict[str, list[Device]] = {}
     for device in node.inventory.devices:
-        if device.uuid not in node.holders:
+        if device.uuid not in holders:
             free.setdefault(device.gpu_type, []).append(device)
     exclusive = any(node.jobs.values())
     labels = node.inventory.labels
@@ -61,7 +61,7 @@ def room_on(name: str, node: Node) -> Room:
 
 def empty_room(name: str, node: Node) -> Room:
     """The node as if nothing ran on it and it were well."""
-    return room_on(name, Node(inventory=node.inventory))
+    return room_on(name, Node(inventory=node.inventory), {})
 
 
 def parts(shape: Shape, nodes: int) -> list[Part]:
@@ -107,8 +107,10 @@ def devices_for(shape: Shape, part: Part, room: Room, gpu_type: str) -> list[Dev
 
 def place(shape: Shape, nodes: int, rooms: Iterable[Room]) -> Allocation | None:
     """An allocation over exactly ``nodes`` of the rooms, its GPUs all of one type. O(rooms log rooms)."""
-    split = parts(shape, nodes)
     admitted = [room for room in rooms if admits(shape, room)]
+    if len(admitted) < nodes:
+        return None
+    split = parts(shape, nodes)
     if shape.gpu_count:
         types = sorted({kind for room in admitted for kind in room.devices if wants(shape, kind)})
     else:
@@ -166,7 +168,8 @@ def nodes_for(shape: Shape, empty: list[Room]) -> int:
         largest = max((room.gpus() if shape.gpu_count else room.cores for room in empty), default=0)
         amount = shape.gpu_count or shape.cpu_cores
         fewest = -(-amount // largest) if largest else len(empty) + 1
-        sizes = range(fewest, min(len(empty), fewest + SPLITS_TRIED_MAX - 1) + 1)
+        # Every node of a gang gets a GPU, or a core of a CPU job: memory alone makes no job two processes.
+        sizes = range(fewest, min(len(empty), amount, fewest + SPLITS_TRIED_MAX - 1) + 1)
     for nodes in sizes:
         if place(shape, nodes, empty) is not None:
             return nodes

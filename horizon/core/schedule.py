@@ -7,6 +7,8 @@ over and smaller ones behind it may start. Work per cycle is bounded by counts, 
 from __future__ import annotations
 
 from functools import cached_property
+from heapq import heappop, heappush
+from typing import TypeVar
 
 from msgspec import Struct
 
@@ -15,6 +17,8 @@ from horizon.core import limits
 from horizon.core.model import Allocation, JobState
 from horizon.core.placement import Room, empty_room, nodes_for, place, room_on, take
 from horizon.core.state import COST_PER_GPU, Job, Shape, State
+
+E = TypeVar("E", tuple[int, int], tuple[int, int, int])
 
 
 class Cycle(Struct, frozen=True):
@@ -34,21 +38,35 @@ def schedule(state: State, now_us: int) -> Cycle:
     """
     events = _due(state, now_us)
     placed, examined = _place_waiting(state, now_us)
-    return Cycle((*events, *placed), examined, len(placed) == limits.CYCLE_STARTS_MAX)
+    bounded = max(len(events), len(placed)) >= limits.CYCLE_STARTS_MAX
+    return Cycle((*events, *placed), examined, bounded)
 
 
 def _due(state: State, now_us: int) -> list[ev.Event]:
     """What time alone brings, as it fell due: begin times that came, time limits that were reached."""
     events: list[ev.Event] = []
-    for at_us, number in sorted(entry for entry in state.begins if entry[0] <= now_us):
+    for at_us, number in _fallen_due(state.begins, now_us):
         job = state.numbered[number - 1]
         if job.begin_pending and job.spec.begin_at_us == at_us:
             events.append(ev.JobReleased(job_id=job.id, begin_reached=True))
-    for at_us, number, attempt in sorted(entry for entry in state.deadlines if entry[0] <= now_us):
+    for at_us, number, attempt in _fallen_due(state.deadlines, now_us):
         job = state.numbered[number - 1]
         if _limit_reached(job, attempt, at_us):
             events.append(ev.TimeLimitReached(job_id=job.id, attempt=attempt, time_limit_s=job.time_limit_s))
     return events
+
+
+def _fallen_due(heap: list[E], now_us: int) -> list[E]:
+    """The entries of a heap up to ``now_us`` in order, at most ``CYCLE_STARTS_MAX``. O(entries given)."""
+    due: list[E] = []
+    seen = [(heap[0], 0)] if heap else []
+    while seen and seen[0][0][0] <= now_us and len(due) < limits.CYCLE_STARTS_MAX:
+        entry, at = heappop(seen)
+        due.append(entry)
+        for below in (2 * at + 1, 2 * at + 2):
+            if below < len(heap):
+                heappush(seen, (heap[below], below))
+    return due
 
 
 def _limit_reached(job: Job, attempt: int, at_us: int) -> bool:
@@ -96,16 +114,17 @@ class Rooms:
 
     def __init__(self, state: State) -> None:
         self._nodes = state.nodes
+        self._holders = state.holders
 
     @cached_property
     def free(self) -> dict[str, Room]:
         """What is free now, less what the cycle gave away."""
-        return {name: room_on(name, node) for name, node in self._nodes.items()}
+        return {name: room_on(name, node, self._holders) for name, node in self._nodes.items()}
 
     @cached_property
     def empty(self) -> list[Room]:
-        """What there would be if nothing ran and every node were well."""
-        return [empty_room(name, node) for name, node in self._nodes.items()]
+        """What there would be if nothing ran. A lost node does not count: it may never come back."""
+        return [empty_room(name, node) for name, node in self._nodes.items() if not node.lost]
 
     def place(self, shape: Shape) -> Allocation | None:
         """Place a request and take what it was given; None when it does not fit now."""

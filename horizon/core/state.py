@@ -17,7 +17,6 @@ from horizon._queue import JobQueue
 from horizon.core.model import (
     Allocation,
     AllocationState,
-    Device,
     Inventory,
     JobSpec,
     JobState,
@@ -72,7 +71,7 @@ class Job(Struct, gc=False):
     attempts_lost: int = 0
     stop: Stop | None = None
     stopped_by: str = ""
-    positions: tuple[int, ...] = ()
+    positions: list[int] = []
     """Where its events are in the log."""
 
     @property
@@ -90,8 +89,6 @@ class Node(Struct):
     """A node and what is free on it."""
 
     inventory: Inventory
-    holders: dict[str, str] = {}
-    """Which job holds each GPU that is not free, ``releasing`` ones included."""
     cores_held: int = 0
     memory_held_mib: int = 0
     jobs: dict[str, bool] = {}
@@ -107,9 +104,6 @@ class Node(Struct):
     @property
     def memory_free_mib(self) -> int:
         return self.inventory.memory_mib - self.memory_held_mib
-
-    def devices_free(self) -> list[Device]:
-        return [device for device in self.inventory.devices if device.uuid not in self.holders]
 
 
 class Share(Struct):
@@ -161,6 +155,9 @@ class State:
         """Jobs with an allocation, in the order they got it."""
         self.queue = JobQueue(HALF_LIFE_US, CHARGE_AHEAD_US)
         self.nodes: dict[str, Node] = {}
+        self.holders: dict[str, str] = {}
+        """Which job holds each GPU that is not free, ``releasing`` ones included. For all nodes together: a
+        device that turns up on another node, or a node under another name, is still held."""
         self.accounts: dict[str, Share] = {}
         self.users: dict[tuple[str, str], Share] = {}
         self.shares: list[Share] = [Share(id=0, path="", user=False, parent=-1)]
@@ -174,8 +171,6 @@ class State:
         """Heap of (begin time, job number)."""
         self.versions: dict[str, int] = {}
         """The version of each stream that is not a job's."""
-        self.capacity_version = 0
-        """Grows whenever something became free or a node changed: what did not fit may fit again."""
 
     @property
     def next_number(self) -> int:
@@ -202,10 +197,11 @@ def digest(state: State) -> str:
     now_us = state.recorded_at_us
     queue = state.queue
     everything: tuple[Any, ...] = (
-        (state.position, state.recorded_at_us, state.epoch, state.cycle, state.capacity_version),
+        (state.position, state.recorded_at_us, state.epoch, state.cycle),
         state.numbered,
         [job.id for job in state.holding.values()],
         state.nodes,
+        state.holders,
         [
             (share, queue.weight(share.id), queue.rate(share.id), queue.usage(share.id, now_us).hex())
             for share in state.shares

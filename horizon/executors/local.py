@@ -30,7 +30,7 @@ from horizon.core.model import Exit, Inventory, Placement
 from horizon.executors import keeper, records
 from horizon.executors.leftovers import Mark, kill_leftovers
 from horizon.executors.link import ZygoteLink, encode_frame
-from horizon.executors.port import AttemptKey, Held, Launch, LogChunk
+from horizon.executors.port import AttemptKey, ExecutorError, Held, Launch, LogChunk
 from horizon.executors.records import Record, Seen
 
 STREAMS: Final = ("stdout", "stderr")
@@ -52,10 +52,6 @@ RECENT_MAX: Final = 16_384
 ADOPT_SLICE: Final = 64
 F_SETPIPE_SZ: Final = 1031
 _SAFE_KEY: Final = re.compile(r"[A-Za-z0-9_-]{1,128}\.[0-9]{1,18}")
-
-
-class ExecutorError(Exception):
-    """Jobs cannot be run here; the message is for the operator."""
 
 
 @dataclass(slots=True)
@@ -117,13 +113,14 @@ class LocalExecutor:
 
     # Opening and closing
 
-    async def open(self, epoch: int, report: Callable[[Report], None]) -> tuple[Inventory, ...]:
+    async def open(self, log_id: str, epoch: int, report: Callable[[Report], None]) -> tuple[Inventory, ...]:
         """Raises ``ExecutorError`` when the data directory cannot be used."""
         self._loop = asyncio.get_running_loop()
         self._report = report
         self._epoch = epoch
         try:
             _make_directories(self._attempts_dir)
+            _check_log(f"{self._attempts_dir}/log", log_id)
             self._rebooted = await _raise_epoch(f"{self._attempts_dir}/epoch", epoch)
             self._reports_fd = _open_reports(f"{self._attempts_dir}/reports")
             self._link.start()
@@ -555,8 +552,24 @@ def _make_directories(attempts: str) -> None:
         os.chmod(path, 0o700)
 
 
+def _check_log(path: str, log_id: str) -> None:
+    """A data directory is for the jobs of one log."""
+    try:
+        known = Path(path).read_text()
+    except FileNotFoundError:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+        os.write(fd, log_id.encode())
+        os.close(fd)
+        return
+    if known != log_id:
+        raise ExecutorError(
+            "what runs here belongs to another log than the database has: choose another data directory, or "
+            "point DATABASE_URL back"
+        )
+
+
 async def _raise_epoch(path: str, epoch: int) -> bool:
-    """Write our epoch unless a larger one is there; true when the machine was restarted since the last time.
+    """Write our epoch; true when the machine was restarted since the last time. Refuses to go back.
 
     From here on no launch of an older epoch begins: every claim holds this lock while it reads the epoch.
     """
@@ -565,7 +578,12 @@ async def _raise_epoch(path: str, epoch: int) -> bool:
     try:
         await _lock(fd)
         known, last_boot = _parse_epoch(os.pread(fd, keeper.EPOCH_BYTES, 0))
-        line = f"{max(known, epoch)} {boot}\n".encode().ljust(keeper.EPOCH_BYTES)
+        if known > epoch:
+            raise ExecutorError(
+                f"what runs here belongs to epoch {known} of the log, which is at {epoch}: the log went back in "
+                "time, perhaps to a backup. Stop those jobs and remove the directory `attempts` to go on"
+            )
+        line = f"{epoch} {boot}\n".encode().ljust(keeper.EPOCH_BYTES)
         os.pwrite(fd, line, 0)
         return last_boot not in ("", boot)
     finally:

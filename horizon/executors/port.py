@@ -16,6 +16,10 @@ from horizon.core.commands import Report
 from horizon.core.model import Allocation, Inventory
 
 
+class ExecutorError(Exception):
+    """Jobs cannot be run here; the message is for the operator."""
+
+
 class AttemptKey(Struct, frozen=True, order=True):
     """One attempt of one job."""
 
@@ -65,8 +69,12 @@ class LogChunk(Struct, frozen=True):
 class Executor(Protocol):
     """What the engine needs of any executor. All methods are called from the engine's event loop."""
 
-    async def open(self, epoch: int, report: Callable[[Report], None]) -> tuple[Inventory, ...]:
-        """Find the nodes and begin to report; ``epoch`` is carried by every launch from now on."""
+    async def open(self, log_id: str, epoch: int, report: Callable[[Report], None]) -> tuple[Inventory, ...]:
+        """Find the nodes and begin to report; ``epoch`` is carried by every launch from now on.
+
+        Raises ``ExecutorError``, also when what runs here belongs to another log, or to a later epoch of it:
+        then the log was replaced or went back in time, and its jobs must not be run over those.
+        """
         ...
 
     async def adopt(self, held: Iterable[Held]) -> frozenset[AttemptKey]:

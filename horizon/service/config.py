@@ -13,8 +13,14 @@ class EngineConfig(Struct, frozen=True):
 
     inbox_jobs_max: int = 50_000
     """Submissions and other commands that may wait at once; a batch counts each of its jobs."""
+    inbox_bytes_max: int = 512 * 1024 * 1024
+    """The same, by the size of what was asked."""
     append_events_max: int = 5_000
     """After this many events an append is closed and the rest waits for the next one."""
+    append_bytes_max: int = 16 * 1024 * 1024
+    """The same, by the size of what was asked; one larger command goes alone."""
+    append_tries_max: int = 3
+    """How often a command is decided anew after appends whose outcome was unknown, before it is refused."""
     unavailable_retry_s: float = 0.5
     """Between two tries to reach a store that does not answer."""
     answers_cached_max: int = 10_000

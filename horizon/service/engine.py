@@ -26,10 +26,10 @@ from horizon.core import events as ev
 from horizon.core.blobs import decode_environment
 from horizon.core.decide import Events, Given, Rejected, decide
 from horizon.core.evolve import evolve
-from horizon.core.model import AllocationState, JobState
+from horizon.core.model import AllocationState, Exit, JobState
 from horizon.core.schedule import schedule
 from horizon.core.state import Job, State
-from horizon.executors.port import AttemptKey, Executor, Held, Launch
+from horizon.executors.port import AttemptKey, Executor, ExecutorError, Held, Launch
 from horizon.service.batch import BatchBuilder
 from horizon.service.clock import Clock, Ids
 from horizon.service.config import EngineConfig
@@ -91,6 +91,9 @@ class Ask(Struct):
     fingerprint: bytes = b""
     blobs: dict[str, bytes] = {}
     weight: int = 1
+    size_bytes: int = 0
+    tries: int = 0
+    """How many appends it was in that did not come about, for a reason unknown."""
     reply: Reply | None = None
 
 
@@ -135,6 +138,7 @@ class Engine:
         self._config = config or EngineConfig()
         self._inbox: deque[Ask] = deque()
         self._inbox_jobs = 0
+        self._inbox_bytes = 0
         self._asks: list[Ask] = []
         """What the batch in hand will answer."""
         self._wake = asyncio.Event()
@@ -167,16 +171,23 @@ class Engine:
         self._wake.set()
         if self._loop_task is not None:
             await self._loop_task  # never cancelled: an append cut short would leave its outcome unknown
+        await self._cancel_launches()
         await self.executor.close()
         self._refuse_all(Stopped("Horizon is shutting down"))
         await self.store.close()
 
-    async def _lead(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
-        """Raise the epoch, fold the log, record that we lead, then take over nodes and attempts."""
+    async def _lead(
+        self, progress: Callable[[int, int], None] = lambda done, total: None, again: bool = False
+    ) -> None:
+        """Raise the epoch, fold the log, record that we lead, then take over nodes and attempts.
+
+        ``again`` raises ``Fenced`` when another scheduler has led since we last did.
+        """
+        await self._cancel_launches()
         await self.executor.close()
-        head = await self.store.elect()
+        head = await self.store.elect(again)
         self.state = await fold_log(self.store, head, progress)
-        inventories = await self.executor.open(head.epoch, self._report)
+        inventories = await self.executor.open(head.log_id.hex(), head.epoch, self._report)
         batch = BatchBuilder(self.state)
         now_us = self._now_us()
         elected = ev.LeaderElected(
@@ -239,6 +250,7 @@ class Engine:
         key: str | None = None,
         fingerprint: bytes = b"",
         weight: int = 1,
+        size_bytes: int = 0,
     ) -> Reply:
         """Have a command decided, and its events made durable, before it is answered.
 
@@ -251,13 +263,19 @@ class Engine:
                 return earlier
         if not self.ready:
             raise Stopped("Horizon is not leading yet; try again in a moment")
-        if self._inbox_jobs + weight > self._config.inbox_jobs_max and self._inbox_jobs:
+        if self._inbox_jobs and (
+            self._inbox_jobs + weight > self._config.inbox_jobs_max
+            or self._inbox_bytes + size_bytes > self._config.inbox_bytes_max
+        ):
             raise Busy("too many requests are waiting; try again in a moment")
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        ask = Ask(command, actor, self.ids.new(), render, future, key, fingerprint, blobs or {}, weight)
+        ask = Ask(
+            command, actor, self.ids.new(), render, future, key, fingerprint, blobs or {}, weight, size_bytes
+        )
         if key is not None:
             self._in_flight[key] = ask
         self._inbox_jobs += weight
+        self._inbox_bytes += size_bytes
         self._put(ask)
         # A caller that goes away does not take back what it asked; one that shares a key must not end the
         # others' wait.
@@ -301,19 +319,19 @@ class Engine:
                 await self._round()
                 await asyncio.sleep(0)  # the answers go out before the next cycle is thought about
         except Fenced as error:
-            self._step_down(f"another scheduler leads this log now: {error}")
-        except Corrupt as error:
-            self._step_down(str(error))
+            await self._step_down(f"another scheduler leads this log now: {error}")
+        except (Corrupt, ExecutorError) as error:
+            await self._step_down(str(error))
         except Exception as error:
             log.exception("the engine failed")
-            self._step_down(f"internal error: {type(error).__name__}: {error}")
+            await self._step_down(f"internal error: {type(error).__name__}: {error}")
 
     async def _round(self) -> None:
         """One batch: decide, append, evolve, answer, act."""
         now_us = self._now_us()
         batch, self._asks = self._gather(now_us)
         recorded: tuple[ev.Recorded, ...] = ()
-        if batch.drafts:
+        if batch.drafts or any(ask.key for ask in self._asks if ask.reply):
             appended = await self._append(batch, self._asks, now_us)
             if appended is None:
                 return
@@ -335,8 +353,13 @@ class Engine:
         asks: list[Ask] = []
         deferred: list[Ask] = []
         waiting: set[str | None] = set()
+        size_bytes = 0
         while self._inbox and len(batch.drafts) < self._config.append_events_max:
-            ask = self._inbox.popleft()
+            ask = self._inbox[0]
+            size_bytes += ask.size_bytes
+            if asks and (size_bytes > self._config.append_bytes_max or ask.tries or asks[0].tries):
+                break  # what may have spoilt an append goes alone
+            self._inbox.popleft()
             stream = cmd.stream_of(ask.command)
             if stream is not None and (stream in waiting or batch.touches(stream)):
                 waiting.add(stream)
@@ -408,15 +431,20 @@ class Engine:
         log.warning("the outcome of an append is unknown; settling it", error=str(unknown))
         while not self._stopping:
             try:
-                await self._lead()
+                await self._lead(again=True)
+                in_log = self._is_in_log(unknown, await self.store.read_at([unknown.position]))
                 break
             except (Unavailable, UnknownOutcome) as error:
                 log.warning("the store is unavailable", error=str(error))
                 await asyncio.sleep(self._config.unavailable_retry_s)
-        if self._is_in_log(unknown, await self.store.read_at([unknown.position])):
+        else:
+            return  # we are stopping; what was asked is refused as unanswered
+        if in_log:
             for ask in asks:
                 self._answer(ask)
         else:  # and never will be: its epoch is over
+            for ask in asks:
+                ask.tries += unknown.position > 0
             self._put_back(asks, None)
         self._wake.set()
 
@@ -427,11 +455,17 @@ class Engine:
     def _put_back(self, asks: list[Ask], error: StoreError | None) -> None:
         """Decide the commands anew in the next batch; with an error, refuse those that someone waits for."""
         for ask in reversed(asks):
-            if ask.future is None or (error is None and not ask.future.done()):
+            if ask.future is None:
+                self._inbox.appendleft(ask)
+            elif ask.reply is None:
+                continue  # it was refused when it was decided
+            elif error is not None:
+                self._refuse(ask, error)
+            elif ask.tries >= self._config.append_tries_max:
+                self._refuse(ask, Unavailable("it could not be made durable; nothing was changed"))
+            else:
                 ask.reply = None
                 self._inbox.appendleft(ask)
-            elif error is not None and not ask.future.done():
-                self._refuse(ask, error)
 
     # --- what follows from what is durable ------------------------------------------------------------
 
@@ -466,18 +500,30 @@ class Engine:
         task.add_done_callback(self._launches.discard)
 
     async def _launch_with_blobs(self, job: Job, digests: list[str]) -> None:
+        """Launch once the environment and the script are here; a job that lacks one of them fails."""
         key = _key(job)
         while True:
             try:
                 blobs = await self.store.blobs(digests)
+                launch = self._launch(job, blobs)
                 break
             except StoreError as error:
                 log.warning("cannot read a job's environment yet", job=job.number, error=str(error))
                 await asyncio.sleep(self._config.unavailable_retry_s)
-        if job.attempt == key.attempt and job.allocation_state is AllocationState.HELD:
-            self.executor.launch(self._launch(job, blobs))
-        elif job.attempt == key.attempt:
+            except Exception:
+                log.exception("a job's environment or script cannot be used", job=job.number)
+                blobs = {}
+                break
+        if job.attempt != key.attempt:
+            return
+        if job.allocation_state is not AllocationState.HELD:
             self.executor.stop(key, 0)
+        elif all(digest in blobs for digest in digests):
+            self.executor.launch(launch)
+        else:
+            exit = Exit(error="not started: its environment or its script has been erased")
+            self._report(cmd.ReportEnded(job.id, job.attempt, exit, started=False))
+            self.executor.stop(key, 0)  # and never shall be
 
     def _launch(self, job: Job, blobs: dict[str, bytes]) -> Launch:
         spec = job.spec
@@ -500,7 +546,7 @@ class Engine:
     def _answer(self, ask: Ask) -> None:
         if ask.reply is None or ask.future is None:
             return  # a report, or refused already
-        self._inbox_jobs -= ask.weight
+        self._leave_inbox(ask)
         if ask.key is not None:
             del self._in_flight[ask.key]
             self._answers[ask.key] = Answer(ask.key, ask.fingerprint, ask.reply.status, ask.reply.body)
@@ -514,26 +560,39 @@ class Engine:
         if ask.future is None:
             log.error("a report was refused", command=repr(ask.command), error=str(error))
             return
-        self._inbox_jobs -= ask.weight
+        self._leave_inbox(ask)
         if ask.key is not None:
             del self._in_flight[ask.key]
         if not ask.future.done():
             ask.future.set_exception(error)
             ask.future.exception()  # the caller may be gone: that it is never retrieved is no fault
 
+    def _leave_inbox(self, ask: Ask) -> None:
+        self._inbox_jobs -= ask.weight
+        self._inbox_bytes -= ask.size_bytes
+
     def _refuse_all(self, error: Exception) -> None:
         asks = [*self._asks, *self._inbox]
         self._asks = []
         self._inbox.clear()
         for ask in asks:
-            if ask.future is not None and not ask.future.done():
+            if ask.future is not None and not (ask.future.done() and ask.reply is None):
                 self._refuse(ask, error)
 
-    def _step_down(self, reason: str) -> None:
+    async def _cancel_launches(self) -> None:
+        """What waits to be launched in this epoch is not; whoever leads next finds it in the log."""
+        launches = list(self._launches)
+        for task in launches:
+            task.cancel()
+        await asyncio.gather(*launches, return_exceptions=True)
+
+    async def _step_down(self, reason: str) -> None:
         """Stop leading at once: answer nobody, start nothing."""
         self.ready = False
         log.error("stepping down", reason=reason)
         self._refuse_all(Stopped(reason))
+        await self._cancel_launches()
+        await self.executor.close()
         if not self.stopped.done():
             self.stopped.set_result(reason)
 

@@ -81,6 +81,8 @@ def seal(head: Head, drafts: Iterable[Draft], recorded_at_us: int) -> tuple[Reco
 
 def after(head: Head, sealed: Sequence[Recorded]) -> Head:
     """Where the log ends once these are in it."""
+    if not sealed:
+        return head
     last = sealed[-1]
     return Head(head.log_id, last.epoch, last.position, last.hash, last.recorded_at_us)
 

@@ -24,6 +24,7 @@ class Log:
         self.events: list[Recorded] = []
         self.blobs: dict[str, bytes] = {}
         self.answers: dict[str, Answer] = {}
+        self.leader: object = None
 
 
 class MemoryStore:
@@ -37,7 +38,10 @@ class MemoryStore:
         self._head = self.log.head
         return self._head
 
-    async def elect(self) -> Head:
+    async def elect(self, again: bool = False) -> Head:
+        if again and self.log.leader is not self:
+            raise Fenced("another scheduler has been elected")
+        self.log.leader = self
         self.log.head = self._head = structs.replace(self.log.head, epoch=self.log.head.epoch + 1)
         return self._head
 
@@ -57,7 +61,7 @@ class MemoryStore:
 
     async def read(self, after: int, limit: int | None = None) -> AsyncIterator[Recorded]:
         end = self.log.head.position if limit is None else min(self.log.head.position, after + limit)
-        previous = self.log.events[after - 1].hash if after else GENESIS_HASH
+        previous = self.log.events[after - 1].hash if 0 < after <= end else GENESIS_HASH
         for position in range(after + 1, end + 1):
             recorded = self.log.events[position - 1]
             codec.check_link(recorded, position, previous)

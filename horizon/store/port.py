@@ -86,15 +86,16 @@ class EventStore(Protocol):
         """Connect, bring the schema up to date, check that the store is fit; where the log ends."""
         ...
 
-    async def elect(self) -> Head:
+    async def elect(self, again: bool = False) -> Head:
         """Become the only writer: raise the epoch by one.
 
-        Returns only when the fate of every earlier append is sealed.
+        Returns only when the fate of every earlier append is sealed. ``again`` is for whoever leads already
+        and must settle a doubt: it raises ``Fenced`` when somebody else has been elected since.
         """
         ...
 
     async def append(self, batch: Batch) -> tuple[Recorded, ...]:
-        """Add the batch to the end of the log, in one statement.
+        """Add the batch to the end of the log, in one statement. It may hold answers and no events.
 
         Raises ``Fenced``, ``UnknownOutcome``, or ``Unavailable`` when it surely did not happen.
         """

@@ -7,6 +7,7 @@ the batch in the same breath, so whoever lost the lead changes 0 rows and knows 
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import AsyncIterator, Iterable
 from typing import Any, Final
@@ -53,7 +54,7 @@ _HEAD: Final = """
     UPDATE log_head SET position = $4, tip = $6, recorded_at_us = $5
     WHERE id = 1 AND epoch = $1 AND position = $2 AND tip = $3
     RETURNING position"""
-_APPEND: Final = f"WITH head AS ({_HEAD}), e AS ({_EVENTS}) SELECT count(*) FROM e"
+_APPEND: Final = f"WITH head AS ({_HEAD}), e AS ({_EVENTS}) SELECT count(*) FROM head"
 _APPEND_WITH: Final = f"""
 WITH head AS ({_HEAD}), e AS ({_EVENTS}),
 b AS (INSERT INTO blobs (digest, data)
@@ -61,13 +62,13 @@ b AS (INSERT INTO blobs (digest, data)
       ON CONFLICT (digest) DO NOTHING),
 a AS (INSERT INTO answers (key, fingerprint, status, body, position)
       SELECT a.*, $4 FROM head, unnest($19::text[], $20::bytea[], $21::smallint[], $22::bytea[]) AS a)
-SELECT count(*) FROM e"""
+SELECT count(*) FROM head"""
 _COLUMNS: Final = """position, recorded_at_us, epoch, type, schema_version, stream, stream_version, actor,
                      command_id, correlation_id, causation, payload, hash"""
 _SELECT: Final = f"SELECT {_COLUMNS} FROM events WHERE position > $1 ORDER BY position LIMIT $2"
 _SELECT_AT: Final = f"SELECT {_COLUMNS} FROM events WHERE position = ANY($1::bigint[]) ORDER BY position"
 _SELECT_HEAD: Final = "SELECT log_id, epoch, position, tip, recorded_at_us FROM log_head WHERE id = 1"
-_ELECT: Final = """UPDATE log_head SET epoch = epoch + 1 WHERE id = 1
+_ELECT: Final = """UPDATE log_head SET epoch = epoch + 1, leader = $1 WHERE id = 1 AND (leader = $1 OR NOT $2)
                    RETURNING log_id, epoch, position, tip, recorded_at_us"""
 
 _TROUBLE: Final = (
@@ -88,6 +89,8 @@ class PostgresStore:
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
+        self._name = os.urandom(16)
+        """Tells our own elections, even one whose answer was lost, from those of others."""
         self._writer: asyncpg.Connection[Any] | None = None
         self._append: Any = None
         self._append_with: Any = None
@@ -136,7 +139,7 @@ class PostgresStore:
         role = {} if self._as_owner else {"role": "horizon_writer"}
         return {"application_name": "horizon", **role}
 
-    async def elect(self) -> Head:
+    async def elect(self, again: bool = False) -> Head:
         """Raise the epoch on a fresh connection.
 
         The row lock makes this wait for any append still under way, so once it returns no earlier append
@@ -149,9 +152,12 @@ class PostgresStore:
             self._writer = writer
             self._append = await writer.prepare(_APPEND)
             self._append_with = await writer.prepare(_APPEND_WITH)
-            self._head = _head(await writer.fetchrow(_ELECT))
+            row = await writer.fetchrow(_ELECT, self._name, again)
         except _TROUBLE as error:
             raise Unavailable(f"cannot take the lead: {error}") from error
+        if row is None:
+            raise Fenced("another scheduler has been elected")
+        self._head = _head(row)
         return self._head
 
     async def _drop_writer(self) -> None:
@@ -173,6 +179,15 @@ class PostgresStore:
         finally:
             await owner.close()
 
+    async def _top_up_partitions(self, tail: Head) -> None:
+        """There is room for a long while yet: that no more can be made is a warning until there is none."""
+        try:
+            await self._ensure_partitions()
+        except (StoreError, *_TROUBLE) as error:
+            log.warning("no partition can be added to the log", error=str(error), end=self._partitions_end)
+            if tail.position >= self._partitions_end:
+                raise Unavailable(f"the log has no room: {error}") from error
+
     # --- writing --------------------------------------------------------------------------------------
 
     async def append(self, batch: Batch) -> tuple[Recorded, ...]:
@@ -183,7 +198,7 @@ class PostgresStore:
         sealed = codec.seal(head, batch.drafts, batch.recorded_at_us)
         tail = codec.after(head, sealed)
         if tail.position + PARTITION_MARGIN >= self._partitions_end:
-            await self._ensure_partitions()
+            await self._top_up_partitions(tail)
         arguments: tuple[Any, ...] = (
             head.epoch,
             head.position,
@@ -212,7 +227,6 @@ class PostgresStore:
             raise _classify(error, tail) from error
         if count == 0:
             raise Fenced(f"the log has moved on from epoch {head.epoch}, position {head.position}")
-        assert count == len(sealed), "an append is all or nothing"
         self._head = tail
         return sealed
 
@@ -221,7 +235,7 @@ class PostgresStore:
     async def read(self, after: int, limit: int | None = None) -> AsyncIterator[Recorded]:
         position, previous = after, GENESIS_HASH
         if after:
-            previous = (await self.read_at([after]))[0].hash
+            previous = next((one.hash for one in await self.read_at([after])), GENESIS_HASH)
         left = limit
         while left is None or left > 0:
             rows = await self._fetch(

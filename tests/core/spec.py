@@ -138,8 +138,7 @@ class World:
         assert digest(self.refolded()) == digest(self.state)
         held = [gpu for job in self.state.holding.values() for one in job.allocation for gpu in one.gpu_ids]
         assert len(held) == len(set(held)), "a device is held twice"
-        holders = {gpu: holder for n in self.state.nodes.values() for gpu, holder in n.holders.items()}
-        assert sorted(holders) == sorted(held)
+        assert sorted(self.state.holders) == sorted(held)
         return self
 
 

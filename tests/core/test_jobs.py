@@ -220,3 +220,8 @@ def test_a_batch_is_taken_whole_or_not_at_all() -> None:
     assert world.refused is not None
     assert world.refused.pointer == "/jobs/2/gpu_count"
     world.when(cmd.SubmitBatch(jobs[:2])).then(ev.JobSubmitted, ev.JobSubmitted).check()
+
+
+def test_a_job_that_ends_well_while_it_is_being_preempted_is_completed() -> None:
+    world = running().when(cmd.Preempt(job_id(1), "job 7", "Urgent")).ended()
+    world.then(ev.JobCompleted, ev.AllocationReleased).is_(JobState.COMPLETED).check()

@@ -96,7 +96,7 @@ def test_the_node_it_fits_most_tightly_is_taken() -> None:
 def test_a_job_gets_as_many_devices_as_it_asked_for_and_no_device_twice() -> None:
     world = given(node(gpus=8)).submit(gpu_count=3).submit(gpu_count=5).cycle()
     world.check()
-    assert sum(len(n.holders) for n in world.state.nodes.values()) == 8
+    assert len(world.state.holders) == 8
 
 
 def test_a_request_is_placed_whole_or_not_at_all() -> None:
@@ -170,6 +170,50 @@ def test_an_exclusive_job_shares_its_node_with_nobody() -> None:
     assert world.cycle().starts() == [2]
     world.cycle().then_nothing()
     world.check()
+
+
+def test_a_device_that_turns_up_on_another_node_is_still_held() -> None:
+    world = given(node("old", 1)).submit().submit().cycle().started()
+    world.when(cmd.LoseNode("old", "renamed"))
+    renamed = node("new", devices=node("old", 1).devices)
+    world.when(cmd.RegisterNode(renamed)).cycle().then_nothing()
+    world.ended()
+    assert world.cycle().starts() == [2]
+    world.check()
+
+
+def test_memory_alone_never_makes_a_job_two_processes() -> None:
+    world = given(node("a", memory_mib=1_000), node("b", memory_mib=1_000))
+    world.submit(memory_mib=1_500).cycle().then_nothing()
+
+
+def test_a_node_that_is_gone_does_not_keep_a_job_from_being_spread() -> None:
+    world = given(node("big", 8), node("a", 4), node("b", 4)).when(cmd.LoseNode("big", "sold"))
+    world.submit(gpu_count=8).cycle()
+    assert gpus(world) == [("a", 4), ("b", 4)]
+
+
+def test_a_gang_larger_than_the_cluster_waits_and_costs_nothing() -> None:
+    given().submit(gpu_count=100_000, nodes=100_000).cycle().then_nothing()
+
+
+def test_many_begin_times_at_once_are_dealt_with_in_bounded_cycles() -> None:
+    from horizon.core import limits
+    from horizon.core.schedule import schedule
+
+    world = given(node(gpus=0))
+    for _ in range(limits.CYCLE_STARTS_MAX + 5):
+        world.submit(begin_at_us=world.now_us + 1)
+    world.later(1)
+    cycle = schedule(world.state, world.now_us)
+    assert len(cycle.events) == limits.CYCLE_STARTS_MAX
+    assert cycle.more
+    released = [
+        world.state.jobs[event.job_id].number for event in cycle.events if isinstance(event, ev.JobReleased)
+    ]
+    assert released == list(range(1, limits.CYCLE_STARTS_MAX + 1))
+    world.cycle().cycle()
+    assert not world.state.begins
 
 
 def test_nothing_is_placed_on_a_lost_node() -> None:

@@ -88,7 +88,7 @@ class Box:
         self.launched: list[AttemptKey] = []
 
     async def open(self, epoch: int = 1, *entries: Held) -> frozenset[AttemptKey]:
-        await self.executor.open(epoch, self.reports.append)
+        await self.executor.open("a log", epoch, self.reports.append)
         self.launched += [entry.key for entry in entries]
         return await self.executor.adopt(entries)
 

@@ -26,7 +26,7 @@ from horizon.executors.port import Launch
 async def main():
     launches = msgspec.json.decode(sys.stdin.buffer.readline(), type=list[Launch])
     executor = LocalExecutor(pathlib.Path(sys.argv[1]), ())
-    await executor.open(1, lambda report: print(type(report).__name__, report.job_id, flush=True))
+    await executor.open("a log", 1, lambda report: print(type(report).__name__, report.job_id, flush=True))
     await executor.adopt([])
     for launch in launches:
         executor.launch(launch)

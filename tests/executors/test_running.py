@@ -16,8 +16,8 @@ import pytest
 
 from horizon.core.commands import ReportEnded, ReportReleased, ReportStarted
 from horizon.core.model import Exit
-from horizon.executors.local import ExecutorError, LocalExecutor
-from horizon.executors.port import Held
+from horizon.executors.local import LocalExecutor
+from horizon.executors.port import ExecutorError, Held
 from tests.executors.box import Box, a_launch, carriers, is_gone, new_key, until
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
@@ -432,7 +432,7 @@ async def test_a_data_directory_without_rights_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     executor = LocalExecutor(tmp_path / "file", ())
     with pytest.raises(ExecutorError, match=r"cannot run jobs with '.*file.*': not a directory"):
-        await executor.open(1, lambda report: None)
+        await executor.open("a log", 1, lambda report: None)
 
 
 async def test_an_attempt_directory_that_cannot_be_made_is_named(box: Box) -> None:

@@ -18,6 +18,7 @@ from horizon.core.model import JobSpec, JobState
 from horizon.core.state import State, digest
 from horizon.executors.inventory import simulated
 from horizon.executors.local import LocalExecutor
+from horizon.executors.port import ExecutorError
 from horizon.service.clock import Ids, SystemClock
 from horizon.service.config import EngineConfig
 from horizon.service.engine import Busy, Engine, KeyReused, Reply, Stopped
@@ -373,3 +374,96 @@ async def test_a_node_that_is_not_there_any_more_is_lost(start: Start) -> None:
     await (await start(log, "2*1xH100")).stop()
     engine = await start(log, "1*1xH100")
     assert [node.lost for node in engine.state.nodes.values()] == [False, True]
+
+
+async def test_a_command_that_spoils_every_append_is_refused_and_its_neighbours_are_not(start: Start) -> None:
+    """Whatever breaks the connection whenever it is sent must not be sent for ever."""
+    engine = await start(spec="1xH100", config=EngineConfig(unavailable_retry_s=0.01))
+    store = troubled(engine)
+    poison = submission(engine, comment="poison", hold=True)
+    real = store.append
+
+    async def append(batch: Batch) -> tuple[ev.Recorded, ...]:
+        if any(b"poison" in ev.encode(draft.event) for draft in batch.drafts):
+            raise UnknownOutcome("closed in the middle of operation", store.log.head.position + 1, b"x" * 32)
+        return await real(batch)
+
+    store.append = append  # type: ignore[method-assign]
+    replies = await asyncio.gather(
+        ask(engine, submission(engine, hold=True)), ask(engine, poison), ask(engine, submission(engine, hold=True)),
+        return_exceptions=True,
+    )  # fmt: skip
+    assert [type(reply) for reply in replies] == [Reply, Unavailable, Reply]
+    assert poison.job_id not in engine.state.jobs
+    assert len(engine.state.jobs) == 2
+    await ask(engine, submission(engine, hold=True))
+
+
+async def test_an_append_is_bounded_in_bytes(start: Start) -> None:
+    engine = await start(spec="1xH100", config=EngineConfig(append_bytes_max=1_000))
+    store = troubled(engine)
+    await ask(engine, submission(engine, hold=True))
+    store.appends.clear()
+    await asyncio.gather(*(ask(engine, submission(engine, hold=True), size_bytes=400) for _ in range(6)))
+    assert store.appends == [2, 2, 2]
+    await ask(engine, submission(engine, hold=True), size_bytes=5_000)
+
+
+async def test_an_inbox_is_bounded_in_bytes(start: Start) -> None:
+    engine = await start(spec="1xH100", config=EngineConfig(inbox_bytes_max=1_000))
+    troubled(engine).gate.clear()
+    asks = [asyncio.create_task(ask(engine, submission(engine, hold=True), size_bytes=400)) for _ in range(5)]
+    await asyncio.sleep(0.05)
+    troubled(engine).gate.set()
+    replies = await asyncio.gather(*asks, return_exceptions=True)
+    assert sum(isinstance(reply, Busy) for reply in replies) == 3
+    await ask(engine, submission(engine, hold=True), size_bytes=900)
+
+
+async def test_a_deposed_leader_that_is_in_doubt_does_not_depose_the_next(start: Start) -> None:
+    log = Log()
+    engine = await start(log)
+    other = MemoryStore(log)
+    await other.open()
+    await other.elect()
+    troubled(engine).trouble = ["lost"]
+    with pytest.raises(Stopped, match="another scheduler"):
+        await ask(engine, submission(engine))
+    assert log.head.epoch == 2
+    assert "another scheduler" in await engine.stopped
+
+
+async def test_a_keyed_command_that_changes_nothing_keeps_its_answer(start: Start) -> None:
+    log = Log()
+    engine = await start(log, "1xH100")
+    job = submission(engine, hold=True)
+    await ask(engine, job)
+    await ask(engine, cmd.Update(job.job_id, hold=True), key="k", fingerprint=b"f")
+    await engine.stop()
+    again = await start(log, "1xH100")
+    assert (await ask(again, cmd.Update(job.job_id, hold=False), key="k", fingerprint=b"f")).replayed
+    assert again.state.jobs[job.job_id].held
+
+
+async def test_a_job_whose_script_was_erased_fails_and_says_so(start: Start) -> None:
+    engine = await start()
+    job = submission(engine, "", script_digest="00" * 32)
+    await ask(engine, job)
+    await until(lambda: engine.state.counts[JobState.FAILED] == 1 and not engine.state.holding)
+    assert "has been erased" in engine.state.jobs[job.job_id].reason
+
+
+async def test_a_data_directory_of_another_log_is_refused(start: Start) -> None:
+    await (await start(Log())).stop()
+    with pytest.raises(ExecutorError, match="belongs to another log"):
+        await start(Log())
+
+
+async def test_a_log_that_went_back_in_time_is_refused(start: Start) -> None:
+    log = Log()
+    backup = log.head
+    await (await start(log)).stop()
+    await (await start(log)).stop()
+    log.head, log.events = backup, []
+    with pytest.raises(ExecutorError, match="went back in time"):
+        await start(log)

@@ -80,6 +80,27 @@ class StoreContract:
         assert [one async for one in new.read(0)] == []
         await new.append(Batch(drafts(1), 1_000))
 
+    async def test_a_leader_may_be_elected_again_but_not_over_another(self, connect: Connect) -> None:
+        old = await self.leader(connect)
+        assert (await old.elect(again=True)).epoch == 2
+        new = await self.leader(connect)
+        with pytest.raises(Fenced):
+            await old.elect(again=True)
+        assert (await new.elect(again=True)).epoch == 4
+
+    async def test_an_append_may_hold_an_answer_and_no_event(self, connect: Connect) -> None:
+        store = await self.leader(connect)
+        await store.append(Batch(drafts(1), 1_000))
+        answer = Answer("key", b"f" * 32, 200, b"{}")
+        assert await store.append(Batch((), 2_000, {}, (answer,))) == ()
+        assert await (await connect()).answer("key") == answer
+        [second] = await store.append(Batch(drafts(1, first=2), 3_000))
+        assert second.position == 2
+
+    async def test_reading_past_the_end_gives_nothing(self, connect: Connect) -> None:
+        store = await self.leader(connect)
+        assert [one async for one in store.read(7)] == []
+
     async def test_a_fenced_append_leaves_no_blob_and_no_answer(self, connect: Connect) -> None:
         old = await self.leader(connect)
         new = await self.leader(connect)

@@ -108,7 +108,11 @@ async def test_the_auditor_may_read_the_log_and_no_secret(
     row = await admin.fetchrow("SELECT position, event->>'job_id' AS id, recorded_at FROM log")
     assert row is not None
     assert (row["position"], row["id"], row["recorded_at"].timestamp()) == (1, "id-1", 1.0)
-    for statement in ("SELECT * FROM blobs", "INSERT INTO answers VALUES ('k', '', 1, '', 1)"):
+    for statement in (
+        "SELECT * FROM blobs",
+        "SELECT body FROM answers",
+        "INSERT INTO answers VALUES ('k', '', 1, '', 1)",
+    ):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await admin.execute(statement)
 
