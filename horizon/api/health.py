@@ -59,7 +59,9 @@ def _engine_trouble(context: Context) -> str | None:
     engine = context.engine
     if engine.stopped.done() and not engine.stopped.cancelled():
         return f"this scheduler has stopped leading: {engine.stopped.result()}"
-    return None if engine.ready else "this scheduler does not lead, or not yet"
+    if engine.ready:
+        return None
+    return engine.trouble or "this scheduler does not lead, or not yet"
 
 
 async def _store_trouble(context: Context) -> str | None:

@@ -124,6 +124,8 @@ async def get_job_events(context: Context, request: web.Request) -> web.Response
 
 async def cancel(context: Context, request: web.Request, query: CancelQuery) -> web.Response:
     job = context.find_job(request.match_info["id"])
+    if request.can_read_body and await request.read():
+        raise invalid([Fault("is not read here: give the reason as ?reason=", pointer="")])
     version = expected_version(request, job.version)
     hidden = await context.hidden(job.spec)
     command = cmd.Cancel(job.id, query.reason, version)

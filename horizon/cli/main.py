@@ -53,6 +53,11 @@ SECTIONS: Final[dict[str, dict[str, Place]]] = {
 COMMANDS: Final = {name: place for section in SECTIONS.values() for name, place in section.items()}
 
 
+def clipped(text: str) -> str:
+    """Enough of a text to know it by, in characters that any terminal takes."""
+    return ascii(text if len(text) <= 40 else text[:40] + "...")
+
+
 class _Horizon(click.Group):
     """A group that knows its commands by name and imports one only to run it."""
 
@@ -126,6 +131,14 @@ def main() -> NoReturn:
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = exits.PIPE_CLOSED
+    except UnicodeEncodeError as error:
+        _say(f"{clipped(error.object)} has characters that cannot be sent; text must be UTF-8, a token ASCII")
+        code = exits.USAGE
+    except OSError as error:
+        if os.environ.get("HORIZON_DEBUG"):
+            raise
+        _say(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+        code = exits.FAILED
     except Exception as error:
         if os.environ.get("HORIZON_DEBUG"):
             raise

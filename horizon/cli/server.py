@@ -17,7 +17,7 @@ import structlog
 from aiohttp import web
 
 from horizon.api.app import create_app
-from horizon.cli.exits import CliError
+from horizon.cli.exits import USAGE, CliError
 from horizon.core.model import Inventory, JobState
 from horizon.executors.inventory import BadSimulationSpec, InventoryError, discover, simulated, without_gpus
 from horizon.executors.local import LocalExecutor
@@ -140,7 +140,9 @@ def find_inventories(settings: Settings) -> tuple[Inventory, ...]:
         if settings.simulate_gpus:
             return simulated(settings.simulate_gpus)
         return (without_gpus() if settings.no_gpus else discover(),)
-    except (InventoryError, BadSimulationSpec) as error:
+    except BadSimulationSpec as error:
+        raise CliError(str(error), USAGE) from error
+    except InventoryError as error:
         raise CliError(str(error)) from error
 
 

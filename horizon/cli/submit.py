@@ -77,7 +77,7 @@ class _CommandAfterDashes(click.Command):
 @click.option(
     "--gpus",
     "gpu_count",
-    type=int,
+    type=click.IntRange(min=0),
     metavar="N",
     help="GPUs in all, over all nodes.  [1, or 0 if only --cpus is given]",
 )
@@ -85,9 +85,11 @@ class _CommandAfterDashes(click.Command):
 @click.option(
     "--gpu-memory", "gpu_memory_gb", type=MEMORY, metavar="GB", help="At least this much on each GPU."
 )
-@click.option("--cpus", "cpu_cores", type=int, metavar="N", help="Cores in all.")
+@click.option("--cpus", "cpu_cores", type=click.IntRange(min=0), metavar="N", help="Cores in all.")
 @click.option("--memory", "memory_gb", type=MEMORY, metavar="GB", help="Memory in all: 64, 512M, 1.5T.")
-@click.option("--nodes", type=int, metavar="N", help="Run as a gang, one process on each of N nodes.")
+@click.option(
+    "--nodes", type=click.IntRange(min=1), metavar="N", help="Run as a gang, one process on each of N nodes."
+)
 @click.option("--priority", type=click.Choice(PRIORITIES, case_sensitive=False), help="[Normal]")
 @click.option("--name", "job_name", metavar="TEXT", help="A name for people.")
 @click.option("--account", metavar="PATH", help="Who is charged, such as research/nlp.")
@@ -100,7 +102,13 @@ class _CommandAfterDashes(click.Command):
 @click.option(
     "--grace", "grace_period_s", type=DURATION, metavar="TIME", help="From SIGTERM to SIGKILL.  [60]"
 )
-@click.option("--retries", "max_retries", type=int, metavar="N", help="Try again this often when it fails.")
+@click.option(
+    "--retries",
+    "max_retries",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Try again this often when it fails.",
+)
 @click.option(
     "--constraint", "constraints", type=PAIR, multiple=True, metavar="K=V", help="Only nodes so labelled."
 )
@@ -124,6 +132,7 @@ def submit(
     fields = {name: value for name, value in options.items() if value not in (None, False, ())}
     fields.update(_what_to_run(ctx, script))
     _fill_in(fields)
+    _check_text(fields)
     client = client_of(ctx)
     body = _submit(client, fields)
     job = json.loads(body)
@@ -137,6 +146,17 @@ def submit(
     if as_json:
         print_json(ended.body)
     return ended.exit_code
+
+
+def _check_text(given: Any) -> None:
+    """Refuse what is not UTF-8, which is how arguments and variables arrive with bytes that are no text."""
+    if isinstance(given, str):
+        given.encode()
+    elif isinstance(given, dict):
+        _check_text(list(given.items()))
+    elif isinstance(given, list | tuple):
+        for one in given:
+            _check_text(one)
 
 
 def _submitted(job: dict[str, Any]) -> str:

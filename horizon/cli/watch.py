@@ -83,6 +83,7 @@ def copy_log(
 ) -> None:
     """One output as it comes, until its writer is gone; a lost connection is taken up where it broke."""
     offset = 0
+    client.get(job_path(job_id))  # a server that was never there is no server to wait for
     lost_at: float | None = None
     while True:
         query = {"stream": stream, "attempt": attempt, "rank": rank, "follow": 1, "offset": offset}
@@ -94,9 +95,9 @@ def copy_log(
                 lost_at = None
             return
         except CliError as failure:
-            lost_at = lost_at or time.monotonic()
-            if not _is_away(failure) or time.monotonic() - lost_at > PATIENCE_S:
+            if not _is_away(failure):
                 raise
+            lost_at = _lost(lost_at)
             time.sleep(POLL_S_MAX)
 
 

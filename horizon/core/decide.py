@@ -241,7 +241,7 @@ def _set_share(state: State, c: cmd.SetShare, given: Given) -> Events:
     is_account = c.path in state.accounts
     is_user = (account, user_id) in state.users
     if c.user is None and not is_account and not is_user:
-        message = f'nothing has run under {c.path} yet: say whether it is a user or an account with "kind"'
+        message = f"nothing has run under {c.path} yet: say which kind it is, a user or an account"
         raise Rejected(Refusal.NOT_FOUND, message)
     user = c.user if c.user is not None else not is_account
     if user and not account:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
 from horizon.core.model import JobState
-from horizon.core.placement import Room, admits, place, wants
+from horizon.core.placement import Room, admits, parts, place, wants
 from horizon.core.schedule import Rooms
 from horizon.core.state import Job, Shape, State
 
@@ -47,18 +47,39 @@ def _room_for(shape: Shape, rooms: Rooms) -> str:
         return "waits for nodes: none has joined the cluster"
     nodes = rooms.nodes_for(shape)
     if not nodes:
-        return f"asks for {_request(shape)}, more than this cluster has: {_offer(shape, rooms.empty)}"
+        return f"asks for {_request(shape)}, more than this cluster has: {_missing(shape, rooms.empty)}"
     if place(shape, nodes, rooms.free.values()) is not None:
         return "there is room: it starts when its turn comes in the next cycle"
     where = "on one node" if nodes == 1 else f"spread over {nodes} nodes"
-    return f"waits for {_request(shape)} {where}: {_offer(shape, rooms.free.values(), free=True)}"
+    return f"waits for {_request(shape)} {where}: {_offer(shape, rooms.free.values(), 'free')}"
+
+
+def _missing(shape: Shape, empty: list[Room]) -> str:
+    """What an empty cluster lacks: nodes it may use, GPUs, nodes enough, or room on one of them."""
+    admitted = [room for room in empty if admits(shape, room)]
+    if not admitted:
+        return "no node may be used for it"
+    if sum(_gpus(shape, room) for room in admitted) < shape.gpu_count:
+        return _offer(shape, admitted, "there")
+    if shape.nodes > len(admitted):
+        return f"it wants {shape.nodes} nodes, and {len(admitted)} may be used for it"
+    part = parts(shape, max(1, shape.nodes))[0]
+    has = [f"{max(_gpus(shape, room) for room in admitted)} such GPUs"] if shape.gpu_count else []
+    has += [f"{max(room.cores for room in admitted)} cores"] if shape.cpu_cores else []
+    has += [f"{max(room.memory_mib for room in admitted) / 1024:g} GB"] if shape.memory_mib else []
+    asked = [f"{part.gpus} GPUs"] if shape.gpu_count else []
+    asked += [f"{part.cores} cores"] if shape.cpu_cores else []
+    asked += [f"{part.memory_mib / 1024:g} GB"] if shape.memory_mib else []
+    where = "on one node" if shape.nodes < 2 else f"on each of {shape.nodes} nodes"
+    return f"it wants {', '.join(asked)} {where}; one node has at most {', '.join(has)}"
 
 
 def _request(shape: Shape) -> str:
     wanted = []
     if shape.gpu_count:
         kind = f" {shape.gpu_type}" if shape.gpu_type else ""
-        wanted.append(f"{shape.gpu_count}{kind} GPU{'s' * (shape.gpu_count != 1)}")
+        memory = f" with {shape.gpu_memory_mib / 1024:g} GB" if shape.gpu_memory_mib else ""
+        wanted.append(f"{shape.gpu_count}{kind} GPU{'s' * (shape.gpu_count != 1)}{memory}")
     if shape.cpu_cores:
         wanted.append(f"{shape.cpu_cores} core{'s' * (shape.cpu_cores != 1)}")
     if shape.memory_mib:
@@ -70,16 +91,21 @@ def _request(shape: Shape) -> str:
     return ", ".join(wanted)
 
 
-def _offer(shape: Shape, rooms: Iterable[Room], free: bool = False) -> str:
+def _gpus(shape: Shape, room: Room) -> int:
+    """How many of a node's GPUs will do."""
+    return sum(
+        sum(device.memory_mib >= shape.gpu_memory_mib for device in devices)
+        for kind, devices in room.devices.items()
+        if wants(shape, kind)
+    )
+
+
+def _offer(shape: Shape, rooms: Iterable[Room], word: str) -> str:
     """What the nodes that the request admits have, all together and at most on one."""
     admitted = [room for room in rooms if admits(shape, room)]
     if not admitted:
-        return "no node may be used for it"
-    word = "free" if free else "there"
+        return "no node may be used for it now"
     if shape.gpu_count:
-        gpus = [
-            sum(len(devices) for kind, devices in room.devices.items() if wants(shape, kind))
-            for room in admitted
-        ]
+        gpus = [_gpus(shape, room) for room in admitted]
         return f"{sum(gpus)} such GPUs are {word}, at most {max(gpus)} on one node"
     return f"at most {max(room.cores for room in admitted)} cores are {word} on one node"

@@ -580,8 +580,8 @@ async def _raise_epoch(path: str, epoch: int) -> bool:
         known, last_boot = _parse_epoch(os.pread(fd, keeper.EPOCH_BYTES, 0))
         if known > epoch:
             raise ExecutorError(
-                f"what runs here belongs to epoch {known} of the log, which is at {epoch}: the log went back in "
-                "time, perhaps to a backup. Stop those jobs and remove the directory `attempts` to go on"
+                f"what runs here belongs to epoch {known} of the log, which is at {epoch}: the log went "
+                "back in time, perhaps to a backup. Stop those jobs and remove the directory `attempts` to go on"
             )
         line = f"{epoch} {boot}\n".encode().ljust(keeper.EPOCH_BYTES)
         os.pwrite(fd, line, 0)

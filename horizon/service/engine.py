@@ -151,6 +151,8 @@ class Engine:
         self._answers: OrderedDict[str, Answer] = OrderedDict()
         self._stopping = False
         self.ready = False
+        self.trouble = ""
+        """Why the store cannot be used just now."""
         self.stopped: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         """Resolves with the reason when the engine has stopped leading by itself."""
 
@@ -213,7 +215,7 @@ class Engine:
         await self._adopt()
         self._cycle_due = True
         self._wake.set()
-        self.ready = True
+        self.ready, self.trouble = True, ""
         log.info("leading", epoch=head.epoch, position=self.state.position, jobs=len(self.state.jobs))
 
     async def _adopt(self) -> None:
@@ -418,24 +420,30 @@ class Engine:
         except UnknownOutcome as unknown:
             await self._settle(unknown, asks)
         except Unavailable as error:
-            log.warning("the store is unavailable", error=str(error))
+            self._note_trouble(error)
             self._put_back(asks, error)
             self._cycle_due = True
             await asyncio.sleep(self._config.unavailable_retry_s)
             self._wake.set()
         return None
 
+    def _note_trouble(self, error: StoreError) -> None:
+        """Keep it for whoever asks after our health, and log it once, not at every try."""
+        if str(error) != self.trouble:
+            log.warning("the store cannot be used", error=str(error))
+        self.trouble = str(error)
+
     async def _settle(self, unknown: UnknownOutcome, asks: list[Ask]) -> None:
         """Find out whether a batch is in the log: raise the epoch first, then rebuild memory from it."""
         self.ready = False
-        log.warning("the outcome of an append is unknown; settling it", error=str(unknown))
+        self._note_trouble(unknown)
         while not self._stopping:
             try:
                 await self._lead(again=True)
                 in_log = self._is_in_log(unknown, await self.store.read_at([unknown.position]))
                 break
             except (Unavailable, UnknownOutcome) as error:
-                log.warning("the store is unavailable", error=str(error))
+                self._note_trouble(error)
                 await asyncio.sleep(self._config.unavailable_retry_s)
         else:
             return  # we are stopping; what was asked is refused as unanswered

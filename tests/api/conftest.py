@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from horizon.api.app import create_app
+from horizon.executors.local import LocalExecutor
 from horizon.service.clock import Ids, SystemClock
 from horizon.service.engine import Engine
 from horizon.store.memory import MemoryStore
@@ -23,23 +24,10 @@ def client(scheduler: Scheduler) -> Client:
     return Client(scheduler)
 
 
-class NoExecutor:
-    """Runs nothing."""
-
-    async def open(self, epoch: int, report: Any) -> tuple[()]:
-        return ()
-
-    async def adopt(self, held: Any) -> frozenset[Any]:
-        return frozenset()
-
-    async def close(self) -> None:
-        pass
-
-
 @pytest.fixture
-async def bare() -> AsyncIterator[Bare]:
+async def bare(tmp_path: Path) -> AsyncIterator[Bare]:
     """An engine in memory that has not been started, without nodes, behind its API and without a token."""
     clock = SystemClock()
-    engine = Engine(MemoryStore(), NoExecutor(), clock, Ids(clock))  # type: ignore[arg-type]
+    engine = Engine(MemoryStore(), LocalExecutor(tmp_path, ()), clock, Ids(clock))
     async with TestClient(TestServer(create_app(engine, token=None))) as http:
         yield engine, http

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from horizon.core import commands as cmd
 from horizon.core import events as ev
 from horizon.core.explain import explainer
@@ -252,6 +256,26 @@ def test_a_job_larger_than_the_cluster_is_told_so() -> None:
     assert why(world) == (
         "asks for 1000 GPUs, more than this cluster has: 16 such GPUs are there, at most 8 on one node"
     )
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (
+            {"gpu_count": 6, "nodes": 2},
+            "it wants 3 GPUs on each of 2 nodes; one node has at most 2 such GPUs",
+        ),
+        ({"gpu_count": 4, "nodes": 4}, "it wants 4 nodes, and 3 may be used for it"),
+        ({"gpu_memory_mib": 204_800}, "asks for 1 GPU with 200 GB, more than this cluster has: 0 such GPUs"),
+        (
+            {"cpu_cores": 9_999},
+            "it wants 1 GPUs, 9999 cores on one node; one node has at most 2 such GPUs, 128 cores",
+        ),
+        ({"gpu_type": "A100"}, "asks for 1 A100 GPU, more than this cluster has: 0 such GPUs are there"),
+    ],
+)
+def test_what_can_never_fit_is_told_what_is_missing(fields: dict[str, Any], words: str) -> None:
+    assert words in why(given(*(node(name, 2) for name in "abc")).submit(**fields).cycle())
 
 
 def test_a_job_that_waits_for_devices_is_told_what_is_free() -> None:

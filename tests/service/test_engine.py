@@ -390,7 +390,9 @@ async def test_a_command_that_spoils_every_append_is_refused_and_its_neighbours_
 
     store.append = append  # type: ignore[method-assign]
     replies = await asyncio.gather(
-        ask(engine, submission(engine, hold=True)), ask(engine, poison), ask(engine, submission(engine, hold=True)),
+        ask(engine, submission(engine, hold=True)),
+        ask(engine, poison),
+        ask(engine, submission(engine, hold=True)),
         return_exceptions=True,
     )  # fmt: skip
     assert [type(reply) for reply in replies] == [Reply, Unavailable, Reply]
