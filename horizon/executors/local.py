@@ -581,7 +581,7 @@ async def _raise_epoch(path: str, epoch: int) -> bool:
         if known > epoch:
             raise ExecutorError(
                 f"what runs here belongs to epoch {known} of the log, which is at {epoch}: the log went "
-                "back in time, perhaps to a backup. Stop those jobs and remove the directory `attempts` to go on"
+                "back in time, perhaps to a backup. To go on, stop those jobs and remove `attempts`"
             )
         line = f"{epoch} {boot}\n".encode().ljust(keeper.EPOCH_BYTES)
         os.pwrite(fd, line, 0)

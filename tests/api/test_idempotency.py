@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 
+import asyncpg
+
 from tests.api.client import Client
 
 BODY = {"user_id": "alice", "command": "true", "hold": True}
@@ -85,3 +87,25 @@ async def test_a_key_is_given_once(client: Client) -> None:
     headers = [("Idempotency-Key", "a"), ("Idempotency-Key", "b"), ("Content-Type", "application/json")]
     async with client.scheduler.http.post("/api/v1/jobs", data=json.dumps(BODY), headers=headers) as response:
         assert response.status == 400
+
+
+async def test_what_is_stored_under_a_key_holds_no_secret_and_is_answered_with_it(client: Client) -> None:
+    secret = {"script": "#!/bin/sh\necho hunter2", "environment": {"PASSWORD": "hunter2"}}
+    body = {"user_id": "alice", "hold": True, **secret}
+    answers = [await client.ask("POST", "/jobs", body, headers=key("k"), status=201) for _ in range(2)]
+    answers.append(await client.ask("PATCH", "/jobs/1", {"priority": "High"}, headers=key("l"), status=200))
+    for answer in answers:
+        job = json.loads(answer.body)
+        assert (job["script"], job["environment"]) == (secret["script"], secret["environment"])
+    database = await asyncpg.connect(client.scheduler.dsn)
+    stored = await database.fetch("SELECT body FROM answers")
+    events = await database.fetch("SELECT payload FROM events")
+    await database.close()
+    assert len(stored) == 2
+    assert not any(b"hunter2" in row[0] for row in [*stored, *events])
+
+
+async def test_a_reason_in_the_body_of_a_cancel_is_not_lost_without_a_word(client: Client) -> None:
+    await client.ask("POST", "/jobs", BODY, status=201)
+    await client.ask("DELETE", "/jobs/1", {"reason": "wrong data"}, status=422)
+    assert (await client.get("/jobs/1"))["state"] == "Queued"

@@ -214,7 +214,7 @@ def test_what_is_not_there_and_what_cannot_be(up: Up) -> None:
 
 
 def test_refusals_name_the_option(up: Up) -> None:
-    done = up.run("submit", "--gpus", "-1", "--name", "x" * 5_000, "--", "true")
+    done = up.run("submit", "--gpus", "9999999", "--name", "x" * 5_000, "--", "true")
     assert done.returncode == 1
     assert "--gpus" in done.stderr
     assert "--name" in done.stderr
@@ -259,6 +259,10 @@ def test_a_wrong_token_and_a_wrong_address(up: Up) -> None:
     wrong = up.run("ps", HORIZON_TOKEN="wrong")
     assert wrong.returncode == 1
     assert "HORIZON_TOKEN" in wrong.stderr
+    for command in (("logs", "1"), ("logs", "-f", "1"), ("submit", "--follow", "--", "true")):
+        gone = up.run(*command, HORIZON_URL="http://127.0.0.1:9", HORIZON_TOKEN="x")
+        assert gone.returncode == 3, command
+    assert up.run("submit", "--gpus", "-1", "--", "true").returncode == 2
     away = up.run("ps", HORIZON_URL="http://127.0.0.1:9", HORIZON_TOKEN="x")
     assert away.returncode == 3
     assert "cannot reach Horizon at http://127.0.0.1:9" in away.stderr
