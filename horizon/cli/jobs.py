@@ -192,6 +192,7 @@ def logs(
 
     client = client_of(ctx)
     if follow:
+        client.get(job_path(job))  # following outlasts a restart, but a server never there is not waited for
         copy_log(client, job, stream, sys.stdout.buffer, attempt, rank)
         return
     for chunk in client.stream(job_path(job, "logs"), {"stream": stream, "attempt": attempt, "rank": rank}):

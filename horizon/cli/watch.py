@@ -83,7 +83,6 @@ def copy_log(
 ) -> None:
     """One output as it comes, until its writer is gone; a lost connection is taken up where it broke."""
     offset = 0
-    client.get(job_path(job_id))  # a server that was never there is no server to wait for
     lost_at: float | None = None
     while True:
         query = {"stream": stream, "attempt": attempt, "rank": rank, "follow": 1, "offset": offset}

@@ -131,7 +131,7 @@ def test_no_gpus_and_no_pretended_ones(home: Path) -> None:
 
 def test_what_no_gpus_are_written_like(home: Path) -> None:
     done = run(home / "data", "up", "--port", "0", "--simulate-gpus", "many")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "8xH100" in done.stderr
 
 
