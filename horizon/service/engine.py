@@ -143,6 +143,9 @@ class Engine:
         """What the batch in hand will answer."""
         self._wake = asyncio.Event()
         self._cycle_due = False
+        self._read_us = 0
+        """The last reading of time, and when it was taken on a clock that never goes back."""
+        self._read_at_us = 0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_us: int | None = None
         self._loop_task: asyncio.Task[None] | None = None
@@ -607,8 +610,15 @@ class Engine:
     # --- time -----------------------------------------------------------------------------------------
 
     def _now_us(self) -> int:
-        """The clock, but never before what is in the log."""
-        return max(self._clock.now_us(), self.state.recorded_at_us)
+        """The clock, but never before what is in the log; while it stands behind, time goes on all the same.
+
+        A clock that was set back an hour must not keep a time limit from being reached for an hour.
+        """
+        clock_us, steady_us = self._clock.now_us(), time.monotonic_ns() // 1_000
+        if clock_us < self._read_us:
+            clock_us = self._read_us + steady_us - self._read_at_us
+        self._read_us, self._read_at_us = clock_us, steady_us
+        return max(clock_us, self.state.recorded_at_us)
 
     def _arm_timer(self) -> None:
         """Have a cycle run when time alone changes something: a limit is reached, a begin time comes."""
@@ -620,7 +630,7 @@ class Engine:
             self._timer = None
         self._timer_us = at_us
         if at_us is not None:
-            delay_s = min(max(0.0, (at_us - self._clock.now_us()) / 1e6), TIMER_S_MAX)
+            delay_s = min(max(0.0, (at_us - self._now_us()) / 1e6), TIMER_S_MAX)
             self._timer = asyncio.get_running_loop().call_later(delay_s, self._tick)
 
     def _tick(self) -> None:

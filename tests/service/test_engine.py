@@ -346,6 +346,13 @@ async def test_a_clock_that_goes_backwards_never_takes_the_log_with_it(start: St
     assert await refolded(engine) == digest(engine.state)
 
 
+async def test_a_clock_set_back_does_not_put_off_a_time_limit(start: Start) -> None:
+    engine = await start(clock=SteppingClock())
+    job = submission(engine, "sleep 30", time_limit_s=1, grace_period_s=0)
+    await ask(engine, job)
+    await until(lambda: engine.state.jobs[job.job_id].state is JobState.FAILED)
+
+
 async def test_a_restart_gives_the_same_state_and_adopts_what_runs(start: Start, tmp_path: Path) -> None:
     log = Log()
     engine = await start(log, "1xH100")
