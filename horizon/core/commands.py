@@ -8,6 +8,7 @@ from typing import Any, Final
 from msgspec import UNSET, Struct, UnsetType
 
 from horizon.core.model import Exit, Inventory, JobSpec, Priority
+from horizon.core.policy import Policy
 
 
 class Submit(Struct, frozen=True):
@@ -42,12 +43,83 @@ class Update(Struct, frozen=True):
     version: int | None = None
 
 
-class Preempt(Struct, frozen=True):
-    """Stop this running job in favour of another; it goes back to the queue."""
+class Requeue(Struct, frozen=True):
+    """Stop this job's attempt; the job goes back to its place in the queue."""
 
     job_id: str
-    by: str
-    reason: str
+    reason: str = ""
+    version: int | None = None
+    """Only if the job is still at this version."""
+
+
+class Checkpoint(Struct, frozen=True):
+    """The job's running attempt has saved its work."""
+
+    job_id: str
+    attempt: int | None = None
+    """None for the one that runs now."""
+
+
+class SetPolicy(Struct, frozen=True):
+    """Decide by this policy from now on."""
+
+    policy: Policy
+    version: int | None = None
+    """Only if the policy is still at this version."""
+
+
+class SetQuota(Struct, frozen=True):
+    """Give an account these bounds; a field left unset stays as it is."""
+
+    path: str
+    max_gpus: int | UnsetType = UNSET
+    """-1 takes the bound away."""
+    guaranteed_gpus: int | UnsetType = UNSET
+
+
+class CordonNode(Struct, frozen=True):
+    """Start nothing on this node any more; to drain it, see it emptied, too."""
+
+    name: str
+    reason: str = ""
+    drain: bool = False
+    deadline_us: int = 0
+    """What still runs there then goes back to the queue; 0 lets it run to its end."""
+
+
+class ResumeNode(Struct, frozen=True):
+    """Let this node take work again."""
+
+    name: str
+
+
+class FailDevice(Struct, frozen=True):
+    """Use this device no more."""
+
+    device: str
+    reason: str = ""
+
+
+class RecoverDevice(Struct, frozen=True):
+    """Use this device again."""
+
+    device: str
+
+
+class Book(Struct, frozen=True):
+    """Keep these nodes free of jobs from start to end. The id is made by whoever asks."""
+
+    booking_id: str
+    nodes: tuple[str, ...]
+    start_us: int
+    end_us: int
+    reason: str = ""
+
+
+class EndBooking(Struct, frozen=True):
+    """Give the nodes of a booking back before its time is over."""
+
+    booking_id: str
 
 
 class SetShare(Struct, frozen=True):
@@ -93,6 +165,15 @@ class ReportEnded(Struct, frozen=True):
     started: bool = True
     lost: bool = False
     released: bool = True
+    rank: int = 0
+    """The process of the gang whose exit this is."""
+
+
+class ReportCheckpoint(Struct, frozen=True):
+    """The attempt has touched its checkpoint file."""
+
+    job_id: str
+    attempt: int
 
 
 class ReportReleased(Struct, frozen=True):
@@ -102,8 +183,25 @@ class ReportReleased(Struct, frozen=True):
     attempt: int
 
 
-Report = ReportStarted | ReportEnded | ReportReleased
-Command = Submit | SubmitBatch | Cancel | Update | Preempt | SetShare | RegisterNode | LoseNode | Report
+Report = ReportStarted | ReportEnded | ReportCheckpoint | ReportReleased | FailDevice | RecoverDevice
+Command = (
+    Submit
+    | SubmitBatch
+    | Cancel
+    | Update
+    | Requeue
+    | Checkpoint
+    | SetShare
+    | SetQuota
+    | SetPolicy
+    | RegisterNode
+    | LoseNode
+    | CordonNode
+    | ResumeNode
+    | Book
+    | EndBooking
+    | Report
+)
 
 
 def stream_of(command: Command) -> str | None:
@@ -121,11 +219,21 @@ _STREAM_OF: Final[dict[type, Callable[[Any], str | None]]] = {
     SubmitBatch: lambda command: None,
     Cancel: _job_stream,
     Update: _job_stream,
-    Preempt: _job_stream,
+    Requeue: _job_stream,
+    Checkpoint: _job_stream,
     ReportStarted: _job_stream,
     ReportEnded: _job_stream,
+    ReportCheckpoint: _job_stream,
     ReportReleased: _job_stream,
     SetShare: lambda command: f"share/{command.path}",
+    SetQuota: lambda command: f"share/{command.path}",
+    SetPolicy: lambda command: "policy",
     RegisterNode: lambda command: f"node/{command.inventory.name}",
     LoseNode: lambda command: f"node/{command.name}",
+    CordonNode: lambda command: f"node/{command.name}",
+    ResumeNode: lambda command: f"node/{command.name}",
+    FailDevice: lambda command: f"device/{command.device}",
+    RecoverDevice: lambda command: f"device/{command.device}",
+    Book: lambda command: f"booking/{command.booking_id}",
+    EndBooking: lambda command: f"booking/{command.booking_id}",
 }

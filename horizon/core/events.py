@@ -13,6 +13,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from horizon.core.model import Allocation, Exit, Inventory, JobSpec, Priority
+from horizon.core.policy import Policy
 
 
 class Cause(StrEnum):
@@ -29,6 +30,10 @@ class RequeueCause(StrEnum):
     RETRY = "retry"
     LOST = "lost"
     PREEMPTION = "preemption"
+    DEVICE = "device"
+    """A device that it held had failed."""
+    REQUEST = "request"
+    """Someone asked for it, or its node was to be emptied."""
 
 
 class Event(
@@ -52,8 +57,21 @@ class JobEvent(Event, frozen=True):
         return "job/" + self.job_id
 
 
+class CycleEvent(JobEvent, frozen=True, kw_only=True):
+    """A fact about one job that a scheduling cycle may have decided; then it says which, to be run again."""
+
+    cycle: int = 0
+    """The number of the cycle; 0 when no cycle decided it."""
+    now_us: int = 0
+    """The cycle's only notion of time."""
+    policy_version: int = 0
+
+
 class JobSubmitted(JobEvent, frozen=True):
-    """A user asked for a job to be run and Horizon took it."""
+    """A user asked for a job to be run and Horizon took it.
+
+    An array takes this number and, for its tasks, as many that follow.
+    """
 
     number: int
     spec: JobSpec
@@ -63,11 +81,11 @@ class JobHeld(JobEvent, frozen=True):
     """Someone asked that a waiting job not be started until it is released."""
 
 
-class JobReleased(JobEvent, frozen=True):
+class JobReleased(CycleEvent, frozen=True):
     """A waiting job may be started from now on."""
 
     begin_reached: bool = False
-    """Whether its begin time came, rather than someone releasing it."""
+    """Whether its begin time came, or its wait before a retry ended, rather than someone releasing it."""
 
 
 class JobUpdated(JobEvent, frozen=True):
@@ -75,6 +93,13 @@ class JobUpdated(JobEvent, frozen=True):
 
     priority: Priority | UnsetType = UNSET
     time_limit_s: int | UnsetType = UNSET
+
+
+class JobReserved(CycleEvent, frozen=True):
+    """A cycle first planned when and where a blocked job can start; how good such plans are is kept count of."""
+
+    start_us: int
+    nodes: tuple[str, ...]
 
 
 class JobScheduled(JobEvent, frozen=True):
@@ -99,19 +124,39 @@ class JobStarted(JobEvent, frozen=True):
     attempt: int
 
 
-class TimeLimitReached(JobEvent, frozen=True):
+class CheckpointRecorded(JobEvent, frozen=True):
+    """A running job saved its work: what it did before this is not lost when it is preempted."""
+
+    attempt: int
+
+
+class TimeLimitReached(CycleEvent, frozen=True):
     """A running job used up its time limit and is being stopped."""
 
     attempt: int
     time_limit_s: int
 
 
-class PreemptionRequested(JobEvent, frozen=True):
+class PreemptionRequested(CycleEvent, frozen=True):
     """A running job is being stopped so that another may have its devices."""
 
     attempt: int
     by: str
+    """The id of the job that is to have them."""
     reason: str
+    nodes: tuple[str, ...] = ()
+    """Where that job is to start: kept for it until it does."""
+    lost_gpu_us: int = 0
+    """GPU-microseconds of work that stopping it then would lose, since its start or last checkpoint."""
+
+
+class RequeueRequested(CycleEvent, frozen=True):
+    """A running job is being stopped to go back to the queue."""
+
+    attempt: int
+    by: str
+    """Who asked for it."""
+    reason: str = ""
 
 
 class JobPreempted(JobEvent, frozen=True):
@@ -120,7 +165,7 @@ class JobPreempted(JobEvent, frozen=True):
     attempt: int
     by: str
     lost_gpu_us: int
-    """GPU-microseconds of work lost, since its start."""
+    """GPU-microseconds of work lost, since its start or last checkpoint."""
 
 
 class JobRequeued(JobEvent, frozen=True):
@@ -129,6 +174,10 @@ class JobRequeued(JobEvent, frozen=True):
     cause: RequeueCause
     reason: str
     exit: Exit | None = None
+    not_before_us: int = 0
+    """It waits until then before it stands in the queue."""
+    avoid: tuple[str, ...] = ()
+    """Nodes where it failed: its next attempts go elsewhere if they ever can."""
 
 
 class JobCompleted(JobEvent, frozen=True):
@@ -138,8 +187,8 @@ class JobCompleted(JobEvent, frozen=True):
     exit: Exit
 
 
-class JobFailed(JobEvent, frozen=True):
-    """A job's command ended badly, could not be started, or ran out of time."""
+class JobFailed(CycleEvent, frozen=True):
+    """A job's command ended badly, could not be started, ran out of time, or what it depends on cannot be."""
 
     reason: str
     attempt: int = 0
@@ -189,6 +238,66 @@ class NodeLost(NodeEvent, frozen=True):
     reason: str
 
 
+class NodeCordoned(NodeEvent, frozen=True):
+    """A node takes no new work any more; one to be drained is to be emptied, too."""
+
+    by: str
+    reason: str = ""
+    drain: bool = False
+    deadline_us: int = 0
+    """What still runs there then goes back to the queue; 0 lets it run to its end."""
+
+
+class NodeResumed(NodeEvent, frozen=True):
+    """A cordoned node takes new work again."""
+
+    by: str
+
+
+class DeviceFailed(NodeEvent, frozen=True):
+    """A device is not to be used; whoever has it keeps it until it ends."""
+
+    device: str
+    by: str
+    reason: str = ""
+
+
+class DeviceRecovered(NodeEvent, frozen=True):
+    """A device that had failed may be used again."""
+
+    device: str
+    by: str
+
+
+class BookingMade(Event, frozen=True):
+    """Nodes are kept free of jobs for a span of time, for maintenance."""
+
+    booking: str
+    nodes: tuple[str, ...]
+    start_us: int
+    end_us: int
+    by: str
+    reason: str = ""
+
+    @property
+    def stream(self) -> str:
+        return "booking/" + self.booking
+
+
+class BookingEnded(Event, frozen=True):
+    """A booking's time is over, or someone ended it before."""
+
+    booking: str
+    by: str
+    cycle: int = 0
+    now_us: int = 0
+    policy_version: int = 0
+
+    @property
+    def stream(self) -> str:
+        return "booking/" + self.booking
+
+
 class ShareSet(Event, frozen=True):
     """An account or a user got this weight among its siblings."""
 
@@ -200,6 +309,32 @@ class ShareSet(Event, frozen=True):
     @property
     def stream(self) -> str:
         return "share/" + self.path
+
+
+class QuotaSet(Event, frozen=True):
+    """An account got bounds on the GPUs that it holds, all below it included."""
+
+    path: str
+    max_gpus: int = -1
+    """It never holds more; -1 for no bound."""
+    guaranteed_gpus: int = 0
+    """While it holds less, it may reclaim from accounts that hold more than theirs."""
+
+    @property
+    def stream(self) -> str:
+        return "share/" + self.path
+
+
+class PolicySet(Event, frozen=True):
+    """The policy of all decisions from here on."""
+
+    version: int
+    policy: Policy
+    by: str
+
+    @property
+    def stream(self) -> str:
+        return "policy"
 
 
 class LeaderElected(Event, frozen=True):
@@ -221,10 +356,13 @@ AnyEvent = (
     | JobHeld
     | JobReleased
     | JobUpdated
+    | JobReserved
     | JobScheduled
     | JobStarted
+    | CheckpointRecorded
     | TimeLimitReached
     | PreemptionRequested
+    | RequeueRequested
     | JobPreempted
     | JobRequeued
     | JobCompleted
@@ -234,7 +372,15 @@ AnyEvent = (
     | NodeRegistered
     | NodeChanged
     | NodeLost
+    | NodeCordoned
+    | NodeResumed
+    | DeviceFailed
+    | DeviceRecovered
+    | BookingMade
+    | BookingEnded
     | ShareSet
+    | QuotaSet
+    | PolicySet
     | LeaderElected
 )
 EVENT_TYPES: Final[tuple[type[Event], ...]] = get_args(AnyEvent)

@@ -76,6 +76,91 @@ class AllocationState(StrEnum):
     RELEASING = "releasing"
 
 
+class StopSignal(StrEnum):
+    """What a job's processes are sent before SIGKILL when the job is stopped."""
+
+    SIGTERM = "SIGTERM"
+    SIGINT = "SIGINT"
+    SIGHUP = "SIGHUP"
+    SIGQUIT = "SIGQUIT"
+    SIGUSR1 = "SIGUSR1"
+    SIGUSR2 = "SIGUSR2"
+
+
+class DependencyKind(StrEnum):
+    """What must become of another job before this one may start."""
+
+    AFTER_OK = "after_ok"
+    """It completed."""
+    AFTER_ANY = "after_any"
+    """It ended, however."""
+    AFTER_NOT_OK = "after_not_ok"
+    """It failed or was cancelled."""
+    AFTER_START = "after_start"
+    """It has been running."""
+
+
+class Dependency(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """One condition on another job; on an array it is one on all of its tasks together."""
+
+    job_id: str
+    kind: DependencyKind = DependencyKind.AFTER_OK
+
+
+class IndexRange(Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
+    """``first``, ``first + step``, ... up to ``last``."""
+
+    first: int
+    last: int
+    step: int = 1
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def indices(self) -> range:
+        return range(self.first, self.last + 1, self.step)
+
+
+class Array(Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
+    """The tasks of an array: their indices, in growing order, and how many may hold resources at once."""
+
+    ranges: tuple[IndexRange, ...]
+    limit: int = 0
+    """0 for no limit."""
+
+    @property
+    def tasks(self) -> int:
+        return sum(map(len, self.ranges))
+
+    def index_of(self, task: int) -> int:
+        """The index of the task that comes at this place, from 0."""
+        for one in self.ranges:
+            if task < len(one):
+                return one.indices[task]
+            task -= len(one)
+        raise IndexError(task)
+
+    def task_of(self, index: int) -> int | None:
+        """The place of an index, from 0; None when the array has no such task."""
+        before = 0
+        for one in self.ranges:
+            if index in one.indices:
+                return before + one.indices.index(index)
+            before += len(one)
+        return None
+
+    def __str__(self) -> str:
+        """As it is written: ``0-99:2,200%10``."""
+        texts = [
+            str(one.first)
+            if one.first == one.last
+            else f"{one.first}-{one.last}" + (f":{one.step}" if one.step != 1 else "")
+            for one in self.ranges
+        ]
+        return ",".join(texts) + (f"%{self.limit}" if self.limit else "")
+
+
 class JobSpec(Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
     """What a user asked for, as it is recorded for ever.
 
@@ -117,6 +202,11 @@ class JobSpec(Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_
     environment_names: tuple[str, ...] = ()
     environment_digest: str | None = None
     script_digest: str | None = None
+    stop_signal: StopSignal = StopSignal.SIGTERM
+    depends_on: tuple[Dependency, ...] = ()
+    """It may start once all of these hold."""
+    array: Array | None = None
+    """Not one job but as many as this says, all alike."""
 
 
 class Placement(Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
@@ -139,6 +229,12 @@ class Device(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True
     index: int
     gpu_type: str
     memory_mib: int
+    link_group: int = -1
+    """Devices of a node with the same number reach each other over NVLink or NVSwitch; -1 for none."""
+    numa_node: int = -1
+    """-1 when it is not known."""
+    pcie_root: str = ""
+    """The PCIe root port or switch above it; empty when it is not known."""
 
 
 class Inventory(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):

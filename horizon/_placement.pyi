@@ -1,0 +1,211 @@
+"""Which devices, and when: the nodes of the cluster, what is free on them, and plans made over both, compiled.
+
+``Cluster`` holds what every node has, what is held of it and until when that is expected. ``Plan`` is one
+cycle's view of it: what is free now and at any time after, less what the plan has given away or promised
+already. A plan leaves the cluster as it is. Both are derived state: the fold of the log rebuilds them.
+
+**Resources of a node** are seats, cores, memory and, by kind, devices. Every job takes one seat; an exclusive
+job and a booking take all of them, so each keeps everybody else out. Cores and memory of 0 reserve none.
+
+**Time.** A hold gives back what it has at its expected end; one whose expected end has passed is expected back
+one microsecond from now, at every now. A booking takes the node's seats from its start to its end, or to one
+microsecond from now when that is later. Between these moments nothing changes, so what a node has free over
+time is a step function, and a request with a duration *fits* a node at a time t if the node has room for it
+throughout [t, t + duration).
+
+**Parts.** A request for several nodes is split as evenly as whole numbers allow into one part a node, the
+larger ones first: part i of an amount over n nodes is ``amount // n + (i < amount % n)``. All its devices are
+of one kind. ``nodes_for`` says over how many nodes a request is split.
+
+**Choice.** Among nodes where a single-node request fits now: the fewest free devices of the kind, then, among
+the first ``TOPOLOGY_TRIED`` such nodes in order of their index, the devices that span the fewest link groups,
+then NUMA nodes, then PCIe roots; then the smallest kind, then the smallest index. A request without devices
+takes the fewest free devices of any kind, then the fewest free cores, then the smallest index. A gang takes
+the kind whose first node is tightest, within it the nearest domain (``set_node``) that has room for all of
+it, the one with the fewest fitting nodes, then with the smallest number; within that the tightest nodes.
+
+**Devices of a node**, for n of one kind: from the smallest group of devices (PCIe root, NUMA node, link
+group, all) that has n free, the one with the fewest free; within it whole smaller groups first. Without
+topology, the lowest slots.
+
+Integers throughout. Calling the same methods with the same arguments gives the same results on every
+platform. ``ValueError`` for a value that may not be, ``KeyError`` for a node, kind or request that does not
+exist, ``RuntimeError`` for a plan whose cluster has changed, ``MemoryError``; nothing has changed then.
+"""
+
+from collections.abc import Sequence
+from typing import Final, final
+
+TOPOLOGY_TRIED: Final[int]
+"""Nodes of equal tightness whose topology is compared."""
+SPLITS_TRIED: Final[int]
+"""Gang sizes tried by ``nodes_for`` for a request that says none."""
+LOST: Final[int]
+"""A node that is not there: it has nothing."""
+CORDONED: Final[int]
+"""A node that takes no new work, and counts for what could ever fit."""
+OPEN: Final[int]
+"""A node that takes work."""
+VERDICTS: Final[tuple[str, ...]]
+"""What ``Plan.survey`` counts nodes by: "fits", "closed", "labels", "kind", "small", "shared", "devices",
+"cores", "memory", "reserved"."""
+
+@final
+class Cluster:
+    """The nodes. Not thread-safe beyond the interpreter's lock."""
+
+    def __new__(cls) -> Cluster: ...
+
+    # What there is.
+
+    def add_kind(self, gpu_type: int, memory_mib: int) -> int:
+        """A new kind of device, 0, 1, 2 ...: a type, by a number from 0, and the memory of each device."""
+
+    def add_node(self) -> int:
+        """A new node, 0, 1, 2 ..., that is LOST and has nothing."""
+
+    def set_node(
+        self,
+        node: int,
+        cores: int,
+        memory_mib: int,
+        devices: Sequence[tuple[int, int, int, int]],
+        labels: Sequence[int] = ...,
+        domains: Sequence[int] = ...,
+    ) -> None:
+        """Gives a node this inventory, all of it usable and free: what was held or booked is forgotten.
+
+        A device is (kind, link group, NUMA node, PCIe root), the last three numbers of the node's own, -1 for
+        none; its place in the sequence is its slot. Labels are numbers, as in requests. Domains are numbers
+        from 0, at most 4, the nearest first, -1 for none: nodes with the same are connected closely. O(size).
+        """
+
+    def set_state(self, node: int, state: int) -> None:
+        """LOST, CORDONED or OPEN. O(1)."""
+
+    def set_device(self, node: int, slot: int, usable: bool) -> None:
+        """Whether a device may be given out. One that is held stays held. O(devices + holds of the node)."""
+
+    def state(self, node: int) -> int: ...
+    def free(self, node: int) -> tuple[int, int, tuple[int, ...]]:
+        """Free cores, memory, and the slots of free usable devices, whatever the node's state."""
+
+    def __len__(self) -> int:
+        """The number of nodes."""
+
+    # What is held.
+
+    def hold(
+        self,
+        node: int,
+        number: int,
+        slots: Sequence[int],
+        cores: int,
+        memory_mib: int,
+        exclusive: bool,
+        end_us: int,
+        seats: bool = ...,
+    ) -> None:
+        """A job holds this much on the node, and is expected to end then. With ``seats`` false it takes no
+        seat: it holds devices here that it was given elsewhere. ValueError when a slot is held already or the
+        job holds something here. Cores and memory may become negative. O(devices + holds of the node)."""
+
+    def expect(self, node: int, number: int, end_us: int) -> None:
+        """The job is now expected to end then; nothing happens if it holds nothing here. O(holds)."""
+
+    def release(self, node: int, number: int) -> None:
+        """What the job holds on the node is free; nothing happens if it holds nothing. O(devices + holds)."""
+
+    def book(self, node: int, booking: int, start_us: int, end_us: int) -> None:
+        """Keeps the node from new jobs that would run into [start, end). O(bookings of the node)."""
+
+    def unbook(self, node: int, booking: int) -> None:
+        """Ends a booking on the node; nothing happens if there is none of that number."""
+
+    # What is asked for.
+
+    def add_request(
+        self,
+        gpus: int,
+        gpu_type: int,
+        gpu_memory_mib: int,
+        cores: int,
+        memory_mib: int,
+        nodes: int,
+        exclusive: bool,
+        labels: Sequence[int] = ...,
+    ) -> int:
+        """A new request, 0, 1, 2 ...: devices in all of a type (-1 for any) with at least that much memory
+        each, cores and memory in all, a number of nodes (0 for as few as can ever hold it), nodes for itself
+        alone, and labels that every node must have."""
+
+    def nodes_for(self, request: int, avoid: Sequence[int] = ...) -> int:
+        """Over how many nodes the request is split: as many as it says; else one if any node can ever hold
+        it; else as few as can. 0 if this cluster never can, were it empty, with nodes that are OPEN or
+        CORDONED and not among ``avoid``. At most ``SPLITS_TRIED`` sizes are tried. O(nodes x sizes), O(1)
+        when asked again without ``avoid`` and no node, state or device has changed."""
+
+    def plan(self, now_us: int) -> Plan:
+        """A plan as of now. O(nodes) bytes are copied and zeroed."""
+
+    def memory_bytes(self) -> int:
+        """Allocated now, without this object itself. O(nodes)."""
+
+@final
+class Plan:
+    """What is free now and later, less what this plan gives away. Made by ``Cluster.plan``."""
+
+    def place(
+        self,
+        request: int,
+        duration_us: int,
+        avoid: Sequence[int] = ...,
+        only: Sequence[int] | None = ...,
+    ) -> list[tuple[int, tuple[int, ...]]] | None:
+        """Where the request fits from now on for this long: (node, slots) for each part in order; None when
+        it does not, or this cluster never can hold it. Only nodes that are OPEN, not in ``avoid``, and in
+        ``only`` if given, count; with either the number of parts is as if the other nodes were not there, for
+        ``avoid``, and as ever, for ``only``. Slots grow within a node.
+
+        A node and a bucket of nodes without room cost a nanosecond; a gang is O(nodes log nodes)."""
+
+    def fits(
+        self,
+        request: int,
+        duration_us: int,
+        avoid: Sequence[int] = ...,
+        only: Sequence[int] | None = ...,
+        gone: Sequence[int] = ...,
+    ) -> tuple[int, ...] | None:
+        """The nodes ``place`` would choose, were the holds of the jobs in ``gone`` released already."""
+
+    def take(self) -> None:
+        """Gives away what ``place`` found last: it is not free from now to now + duration. RuntimeError when
+        there is nothing to take."""
+
+    def earliest(
+        self, request: int, duration_us: int, avoid: Sequence[int] = ...
+    ) -> tuple[int, tuple[int, ...]] | None:
+        """The earliest time from now on at which the request fits for this long, and the nodes, one a part:
+        those that fit then, chosen as for ``place`` with what is free now. None when it never does.
+
+        Single-node requests: O(nodes x holds) at worst, less where nodes cannot beat the best so far. Gangs:
+        a few rounds of that and of sorting."""
+
+    def reserve(self) -> None:
+        """Promises what ``earliest`` found last: it is not free from then to then + duration. RuntimeError
+        when there is nothing to reserve."""
+
+    def claim(self, request: int, nodes: Sequence[int], duration_us: int) -> None:
+        """Keeps a request's parts on these nodes from now to now + duration, even where they are not free
+        yet: what is free there falls below zero, and nobody else gets it."""
+
+    def survey(self, request: int, duration_us: int, avoid: Sequence[int] = ...) -> tuple[int, ...]:
+        """How many nodes there are by the first reason why the largest part does not fit there now, in the
+        order of ``VERDICTS``: fits; closed (not OPEN, or avoided); lacks labels; has no device of such a
+        kind; is too small for it were it empty; is shared with others or exclusively another's; has too few
+        free devices; too few free cores; too little free memory; is reserved or booked before it would end.
+        LOST nodes are not counted. Of several kinds the one that gets furthest counts. O(nodes x holds)."""
+
+    @property
+    def now_us(self) -> int: ...
