@@ -32,12 +32,13 @@ setup(
     ext_modules=cythonize(
         [
             Extension(
-                "horizon._queue",
-                ["horizon/_queue.pyx"],
+                f"horizon.{name}",
+                [f"horizon/{name}.pyx"],
                 extra_compile_args=FLAGS,
                 extra_link_args=LINK,
                 define_macros=[] if CHECKED else [("CYTHON_WITHOUT_ASSERTIONS", "1")],
             )
+            for name in ("_queue", "_placement")
         ],
         force=SANITIZE or CHECKED,
         compiler_directives={

@@ -207,5 +207,10 @@ class Plan:
         free devices; too few free cores; too little free memory; is reserved or booked before it would end.
         LOST nodes are not counted. Of several kinds the one that gets furthest counts. O(nodes x holds)."""
 
+    def offer(self, request: int, empty: bool = ...) -> tuple[int, int, int]:
+        """The nodes that may be used for a request now, by state, labels and seats, and the free devices of
+        kinds that will do, or cores when it asks for no device: in all, and the most on one node. With
+        ``empty`` as if nothing were held or reserved, CORDONED nodes included. O(nodes)."""
+
     @property
     def now_us(self) -> int: ...

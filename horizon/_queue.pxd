@@ -151,7 +151,8 @@ cdef class JobQueue:
     cdef void refresh(self, int priority) noexcept
     cdef void change_rate(self, int32_t share, int64_t change, const Moment *at) noexcept
     cdef void note_holder(self, int32_t share) noexcept
-    cdef Walk new_walk(self, int64_t now_us)
+    cdef Walk new_walk(self, int64_t now_us, bint fifo)
+    cdef void decay_by(self, int64_t half_life_us, int64_t charge_ahead_us) noexcept
     cdef void free_jobs(self) noexcept
 
 
@@ -160,6 +161,7 @@ cdef class Walk:
     cdef JobQueue queue
     cdef uint64_t version       # of the queue when the walk began
     cdef Moment at
+    cdef bint fifo              # by age alone inside a priority
     cdef int priority           # the one being walked; falls to -1
     cdef Tier tier
     cdef Cursor *cursors        # by share
@@ -182,4 +184,4 @@ cdef class Walk:
     cdef void pass_one(self, int32_t share, Job *job) noexcept
     cdef int64_t pass_blocked(self, int32_t share) noexcept
     cdef int64_t step(self) noexcept
-    cdef int charge_last(self) except -1
+    cdef int charge_last(self, int64_t rate) except -1

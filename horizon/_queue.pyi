@@ -93,17 +93,18 @@ class JobQueue:
     def shape_count(self, shape: int) -> int:
         """How many jobs of this shape wait."""
 
-    def walk(self, now_us: int) -> Walk:
-        """A cursor over the waiting jobs in their order at ``now_us``. O(shares + shapes) bytes are zeroed;
-        the active shares of a priority are copied when the walk reaches it."""
+    def walk(self, now_us: int, fifo: bool = False) -> Walk:
+        """A cursor over the waiting jobs in their order at ``now_us``; with ``fifo``, inside a priority by
+        number alone, whoever they belong to. O(shares + shapes) bytes are zeroed; the active shares of a
+        priority are copied when the walk reaches it."""
 
-    def order(self, limit: int, now_us: int) -> list[int]:
+    def order(self, limit: int, now_us: int, fifo: bool = False) -> list[int]:
         """The first jobs of a walk that takes each: what ``dequeue`` gives after ``settle(now_us)``.
 
         O(active shares + limit x depth x log fan-out). ValueError for a negative limit.
         """
 
-    def rank(self, number: int, now_us: int, limit: int = 10_000) -> int:
+    def rank(self, number: int, now_us: int, limit: int = 10_000, fifo: bool = False) -> int:
         """The job's place in that order, from 1; 0 if it is not waiting or not among the first ``limit``.
 
         O(active shares + place x depth x log fan-out).
@@ -119,7 +120,14 @@ class JobQueue:
 
     def set_weight(self, share: int, weight: int) -> None: ...
     def add_shape(self, rate: int) -> int:
-        """A new class of jobs with the same request, each costing ``rate``: 0, 1, 2 ..."""
+        """A new class of jobs that may start, or may not, together, each costing ``rate``: 0, 1, 2 ..."""
+
+    def set_shape_rate(self, shape: int, rate: int) -> None: ...
+    def set_decay(self, half_life_us: int, charge_ahead_us: int, now_us: int) -> None:
+        """From now on usage halves in this time, and this much is charged ahead. O(shares log fan-out).
+
+        Usage as of now stays what it is, to a rounding; bounds as for a new queue.
+        """
 
     # What shares hold and have used.
 
@@ -181,10 +189,10 @@ class Walk:
         O(depth x log fan-out), and a few nanoseconds for each blocked job passed on the way.
         """
 
-    def take(self) -> None:
-        """Places the job ``next`` returned last: within the walk its owner is charged ahead by its rate, so
-        the jobs of others come forward. Without it the job is only passed. ValueError when there is none to
-        take.
+    def take(self, rate: int = -1) -> None:
+        """Places the job ``next`` returned last: within the walk its owner is charged ahead by this rate, or
+        that of its shape, so the jobs of others come forward. Without it the job is only passed. ValueError
+        when there is none to take.
         """
 
     def block(self, shape: int) -> None:

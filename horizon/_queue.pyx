@@ -400,14 +400,8 @@ cdef inline void step_out(Directory **top, Lane *lane, int64_t number, Job *job)
 cdef class JobQueue:
 
     def __cinit__(self, int64_t half_life_us, int64_t charge_ahead_us):
-        if not 1 <= half_life_us <= HALF_LIFE_US_MAX:
-            raise ValueError(f"half_life_us must be between 1 and 2**50, not {half_life_us}")
-        if not 0 <= charge_ahead_us <= HALF_LIFE_US_MAX:
-            raise ValueError(f"charge_ahead_us must be between 0 and 2**50, not {charge_ahead_us}")
-        self.half_life_us = half_life_us
-        self.frame_us = FRAME_HALF_LIVES * half_life_us
-        self.tau_s = <double>half_life_us / 1000000.0 / 0.6931471805599453
-        self.ahead_s = <double>charge_ahead_us / 1000000.0
+        check_decay(half_life_us, charge_ahead_us)
+        self.decay_by(half_life_us, charge_ahead_us)
         self.instant.inflation = 1.0
         self.reserve_share()
         self.append_share(NOWHERE, 1)
@@ -592,17 +586,18 @@ cdef class JobQueue:
         self.check_shape(shape)
         return self.shapes[shape].waiting
 
-    def walk(self, int64_t now_us):
-        return self.new_walk(now_us)
+    def walk(self, int64_t now_us, bint fifo=False):
+        return self.new_walk(now_us, fifo)
 
-    cdef Walk new_walk(self, int64_t now_us):
+    cdef Walk new_walk(self, int64_t now_us, bint fifo):
         check_now(now_us)
         cdef Walk walk = Walk.__new__(Walk)
+        walk.fifo = fifo
         walk.open(self, now_us)
         return walk
 
-    def order(self, int64_t limit, int64_t now_us):
-        cdef Walk walk = self.new_walk(now_us)
+    def order(self, int64_t limit, int64_t now_us, bint fifo=False):
+        cdef Walk walk = self.new_walk(now_us, fifo)
         cdef list numbers = []
         cdef int64_t number
         if limit < 0:
@@ -612,12 +607,12 @@ cdef class JobQueue:
             if number == 0:
                 break
             numbers.append(number)
-            walk.charge_last()
+            walk.charge_last(self.shapes[walk.last_shape].rate)
             limit -= 1
         return numbers
 
-    def rank(self, int64_t number, int64_t now_us, int64_t limit=10_000):
-        cdef Walk walk = self.new_walk(now_us)
+    def rank(self, int64_t number, int64_t now_us, int64_t limit=10_000, bint fifo=False):
+        cdef Walk walk = self.new_walk(now_us, fifo)
         cdef int64_t place = 0
         cdef int64_t found
         if limit < 0:
@@ -631,7 +626,7 @@ cdef class JobQueue:
                 return place
             if found == 0:
                 break
-            walk.charge_last()
+            walk.charge_last(self.shapes[walk.last_shape].rate)
         return 0
 
     # ----------------------------------------------------------------------------------- the tree and shapes
@@ -673,6 +668,39 @@ cdef class JobQueue:
         self.shape_total += 1
         self.version += 1
         return self.shape_total - 1
+
+    def set_shape_rate(self, int shape, int64_t rate):
+        self.check_shape(shape)
+        check_rate_of_one(rate)
+        self.shapes[shape].rate = rate
+        self.version += 1
+
+    def set_decay(self, int64_t half_life_us, int64_t charge_ahead_us, int64_t now_us):
+        cdef Moment old
+        cdef int32_t share
+        check_decay(half_life_us, charge_ahead_us)
+        check_now(now_us)
+        self.rebase(now_us)
+        old = self.moment(now_us)
+        for share in range(self.share_total):
+            self.shares[share].usage = self.settled(share, &old) / old.inflation
+            if now_us > self.shares[share].since_us:
+                self.shares[share].since_us = now_us
+        self.decay_by(half_life_us, charge_ahead_us)
+        # The landmark is where a queue that never knew another half-life would have it.
+        self.instant.us = max(now_us, self.instant.us)
+        self.instant.landmark_us = self.instant.us - self.instant.us % self.frame_us
+        self.instant.inflation = inflation(self.instant.us - self.instant.landmark_us, half_life_us)
+        for share in range(self.share_total):
+            self.shares[share].usage *= inflation(now_us - self.instant.landmark_us, half_life_us)
+        self.rescore_all()
+        self.version += 1
+
+    cdef void decay_by(self, int64_t half_life_us, int64_t charge_ahead_us) noexcept:
+        self.half_life_us = half_life_us
+        self.frame_us = FRAME_HALF_LIVES * half_life_us
+        self.tau_s = <double>half_life_us / 1000000.0 / 0.6931471805599453
+        self.ahead_s = <double>charge_ahead_us / 1000000.0
 
     def hold(self, int share, int64_t rate, int64_t now_us):
         self.check_share(share)
@@ -1117,6 +1145,14 @@ cdef int check_now(int64_t now_us) except -1:
     return 0
 
 
+cdef int check_decay(int64_t half_life_us, int64_t charge_ahead_us) except -1:
+    if not 1 <= half_life_us <= HALF_LIFE_US_MAX:
+        raise ValueError(f"half_life_us must be between 1 and 2**50, not {half_life_us}")
+    if not 0 <= charge_ahead_us <= HALF_LIFE_US_MAX:
+        raise ValueError(f"charge_ahead_us must be between 0 and 2**50, not {charge_ahead_us}")
+    return 0
+
+
 cdef int check_weight(int weight) except -1:
     if not 1 <= weight <= WEIGHT_MAX:
         raise ValueError(f"weight must be between 1 and {WEIGHT_MAX}, not {weight}")
@@ -1151,11 +1187,14 @@ cdef class Walk:
         self.check()
         return self.step()
 
-    def take(self):
+    def take(self, int64_t rate=-1):
         self.check()
         if self.last == 0:
             raise ValueError("there is nothing to take: next() gave no job since the last take()")
-        self.charge_last()
+        if rate < 0:
+            rate = self.queue.shapes[self.last_shape].rate
+        check_rate_of_one(rate)
+        self.charge_last(rate)
         self.last = 0
 
     def block(self, int shape):
@@ -1235,7 +1274,8 @@ cdef class Walk:
             child = entry.share
             self.tier.lanes[child] = self.queue.tiers[self.priority].lanes[child]
             self.settled[child] = self.queue.settled(child, &self.at)
-            self.tier.scores[child] = entry.score = self.queue.score_of(
+            # Equal scores leave the order to age.
+            self.tier.scores[child] = entry.score = 0.0 if self.fifo else self.queue.score_of(
                 child, self.settled[child], self.tier.shares[child].rate + self.taken[child], &self.at
             )
         return used
@@ -1297,10 +1337,11 @@ cdef class Walk:
             return number
         return 0
 
-    cdef int charge_last(self) except -1:
+    cdef int charge_last(self, int64_t rate) except -1:
         """Charges the last job's owner and all above it ahead, within the walk. O(depth x log fan-out)."""
-        cdef int64_t rate = self.queue.shapes[self.last_shape].rate
         cdef int32_t share = self.last_share
+        if self.fifo:
+            return 0
         if self.taken[ROOT] > RATE_SUM_MAX - rate:
             raise ValueError("the jobs taken would hold a rate above 2**62")
         while share != ROOT:

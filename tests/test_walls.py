@@ -12,12 +12,25 @@ import pytest
 
 import horizon
 from horizon.core import events as ev
-from horizon.core.model import Device, Exit, Inventory, JobSpec, Placement, Priority
+from horizon.core.model import (
+    Array,
+    Dependency,
+    DependencyKind,
+    Device,
+    Exit,
+    IndexRange,
+    Inventory,
+    JobSpec,
+    Placement,
+    Priority,
+    StopSignal,
+)
+from horizon.core.policy import Policy
 
 HOUSE = Path(horizon.__file__).parent
 
 MAY_IMPORT = {
-    "core": {"core", "_queue"},
+    "core": {"core", "_placement", "_queue"},
     "store": {"store", "core"},
     "executors": {"executors", "core"},
     "service": {"service", "store.port", "executors.port", "core"},
@@ -95,6 +108,12 @@ FULL = JobSpec(
     begin_at_us=1_700_000_000_000_000, constraints={"zone": "a"}, labels={"team": "nlp"}, comment="first try",
     working_dir="/data", environment_names=("SEED",), environment_digest="ab12", script_digest="cd34",
 )  # fmt: skip
+TASKS = JobSpec(
+    user_id="alice", command="true", array=Array((IndexRange(0, 9, 2), IndexRange(20, 20)), 3),
+    depends_on=(Dependency(ID, DependencyKind.AFTER_ANY),), stop_signal=StopSignal.SIGUSR1,
+)  # fmt: skip
+BY = {"cycle": 7, "now_us": 5, "policy_version": 2}
+BY_JSON = '"cycle":7,"now_us":5,"policy_version":2'
 
 GOLDEN: list[tuple[ev.Event, str]] = [
     (
@@ -109,6 +128,42 @@ GOLDEN: list[tuple[ev.Event, str]] = [
         '"grace_period_s":30,"max_retries":2,"preemptible":true,"hold":true,"begin_at_us":1700000000000000,'
         '"constraints":{"zone":"a"},"labels":{"team":"nlp"},"comment":"first try","working_dir":"/data",'
         '"environment_names":["SEED"],"environment_digest":"ab12","script_digest":"cd34"}}',
+    ),
+    (
+        ev.JobSubmitted(job_id=ID, number=3, spec=TASKS),
+        f'{{"type":"JobSubmitted","job_id":"{ID}","number":3,"spec":{{"user_id":"alice","command":"true",'
+        f'"stop_signal":"SIGUSR1","depends_on":[{{"job_id":"{ID}","kind":"after_any"}}],'
+        '"array":{"ranges":[{"first":0,"last":9,"step":2},{"first":20,"last":20}],"limit":3}}}',
+    ),
+    (
+        ev.JobReserved(job_id=ID, start_us=9, nodes=("node-1",), **BY),
+        f'{{"type":"JobReserved","job_id":"{ID}","start_us":9,"nodes":["node-1"],{BY_JSON}}}',
+    ),
+    (
+        ev.CheckpointRecorded(job_id=ID, attempt=1),
+        f'{{"type":"CheckpointRecorded","job_id":"{ID}","attempt":1}}',
+    ),
+    (
+        ev.RequeueRequested(job_id=ID, attempt=1, by="owner", reason="upgrade", **BY),
+        f'{{"type":"RequeueRequested","job_id":"{ID}","attempt":1,"by":"owner","reason":"upgrade",{BY_JSON}}}',
+    ),
+    (
+        ev.PreemptionRequested(
+            job_id=ID, attempt=1, by=ID, reason="Urgent", nodes=("node-1",), lost_gpu_us=8, **BY
+        ),
+        f'{{"type":"PreemptionRequested","job_id":"{ID}","attempt":1,"by":"{ID}","reason":"Urgent",'
+        f'"nodes":["node-1"],"lost_gpu_us":8,{BY_JSON}}}',
+    ),
+    (
+        ev.JobRequeued(
+            job_id=ID, cause=ev.RequeueCause.DEVICE, reason="a GPU has failed", not_before_us=9, avoid=("node-1",)
+        ),
+        f'{{"type":"JobRequeued","job_id":"{ID}","cause":"device","reason":"a GPU has failed",'
+        '"not_before_us":9,"avoid":["node-1"]}',
+    ),
+    (
+        ev.JobFailed(job_id=ID, reason="after_ok of job 1 can never hold", **BY),
+        f'{{"type":"JobFailed","job_id":"{ID}","reason":"after_ok of job 1 can never hold",{BY_JSON}}}',
     ),
     (ev.JobHeld(job_id=ID), f'{{"type":"JobHeld","job_id":"{ID}"}}'),
     (
@@ -168,6 +223,39 @@ GOLDEN: list[tuple[ev.Event, str]] = [
         '{"type":"NodeChanged","node":"node-1","inventory":{"name":"node-1","cpu_cores":1,"memory_mib":1}}',
     ),
     (ev.NodeLost(node="node-1", reason="gone"), '{"type":"NodeLost","node":"node-1","reason":"gone"}'),
+    (
+        ev.NodeCordoned(node="node-1", by="owner", reason="fan", drain=True, deadline_us=9),
+        '{"type":"NodeCordoned","node":"node-1","by":"owner","reason":"fan","drain":true,"deadline_us":9}',
+    ),
+    (ev.NodeResumed(node="node-1", by="owner"), '{"type":"NodeResumed","node":"node-1","by":"owner"}'),
+    (
+        ev.DeviceFailed(node="node-1", device="GPU-1", by="executor", reason="XID 79"),
+        '{"type":"DeviceFailed","node":"node-1","device":"GPU-1","by":"executor","reason":"XID 79"}',
+    ),
+    (
+        ev.DeviceRecovered(node="node-1", device="GPU-1", by="owner"),
+        '{"type":"DeviceRecovered","node":"node-1","device":"GPU-1","by":"owner"}',
+    ),
+    (
+        ev.BookingMade(booking="b", nodes=("node-1",), start_us=5, end_us=9, by="owner", reason="fans"),
+        '{"type":"BookingMade","booking":"b","nodes":["node-1"],"start_us":5,"end_us":9,"by":"owner","reason":"fans"}',
+    ),
+    (
+        ev.BookingEnded(booking="b", by="its end", **BY),
+        f'{{"type":"BookingEnded","booking":"b","by":"its end",{BY_JSON}}}',
+    ),
+    (
+        ev.QuotaSet(path="research", max_gpus=8, guaranteed_gpus=4),
+        '{"type":"QuotaSet","path":"research","max_gpus":8,"guaranteed_gpus":4}',
+    ),
+    (
+        ev.PolicySet(version=2, policy=Policy(gpu_cost={"H100": 2_000}), by="owner"),
+        '{"type":"PolicySet","version":2,"policy":{"order":"fair","strict":false,"reservation_depth":16,'
+        '"examined_max":100000,"assumed_time_limit_s":86400,"half_life_s":604800,"charge_ahead_s":3600,'
+        '"gpu_cost":{"H100":2000},"cores_per_gpu":16,"memory_gb_per_gpu":128,"preemption":true,'
+        '"min_runtime_s":60,"preemption_searches_max":8,"retry_backoff_s":1,"retry_backoff_max_s":300,'
+        '"topology_labels":["switch","rack"]},"by":"owner"}',
+    ),
     (ev.ShareSet(path="research", weight=3), '{"type":"ShareSet","path":"research","weight":3}'),
     (
         ev.LeaderElected(epoch=2, host="h", pid=7, version="0.1.0", config_digest="ef"),

@@ -24,6 +24,7 @@ from horizon.service.engine import Engine, Render, Reply, Stopped
 
 _UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _NUMBER: Final = re.compile(r"[0-9]{1,18}")
+_TASK: Final = re.compile(r"([0-9]{1,18})_([0-9]{1,18})")
 
 
 class Context:
@@ -54,17 +55,22 @@ class Context:
     # --- jobs -----------------------------------------------------------------------------------------
 
     def find_job(self, id: str) -> Job:
-        """By id (a UUID, in any case) or by number."""
+        """By id (a UUID, in any case), by number, or a task by its array's number and its index: 12_7."""
         state = self.state
         job = state.jobs.get(id)
         if job is not None:
             return job
         if _NUMBER.fullmatch(id):
             job = state.job_numbered(int(id))
+        elif task := _TASK.fullmatch(id):
+            job = _task(state, int(task[1]), int(task[2]))
         elif _UUID.fullmatch(id.lower()):
             job = state.jobs.get(id.lower())
         else:
-            raise malformed(f"{clipped(id)!r} is no job: give its id (a UUID) or its number")
+            raise malformed(
+                f"{clipped(id)!r} is no job: give its id (a UUID), its number, or for a task of an array its "
+                "array's number and its index, such as 12_7"
+            )
         if job is None:
             raise not_found(f"there is no job {id}")
         return job
@@ -74,7 +80,7 @@ class Context:
         known = self._explained
         if known is not None and known[0] is state and known[1] == state.position:
             return known[2]
-        reason = explainer(state)
+        reason = explainer(state, self.engine.cycle, self.now_us())
         self._explained = (state, state.position, reason)
         return reason
 
@@ -101,9 +107,16 @@ class Context:
         *,
         blobs: dict[str, bytes] | None = None,
         weight: int = 1,
+        part: str = "",
     ) -> Reply:
-        """Have the engine do it, once for each idempotency key. Raises what ``Engine.ask`` does."""
+        """Have the engine do it, once for each idempotency key. Raises what ``Engine.ask`` does.
+
+        Of a request that takes several commands each is a ``part`` with a key of its own: a space keeps it
+        apart from any that a client can send.
+        """
         key = idempotency_key(request)
+        if key is not None and part:
+            key = f"{key} {part}"
         if key is None:
             return await self.engine.ask(
                 command, OWNER, render, blobs=blobs, weight=weight, size_bytes=len(body)
@@ -118,3 +131,11 @@ class Context:
             weight=weight,
             size_bytes=len(body),
         )
+
+
+def _task(state: State, number: int, index: int) -> Job | None:
+    array = state.arrays.get(number)
+    if array is None or array.job.spec.array is None:
+        return None
+    place = array.job.spec.array.task_of(index)
+    return None if place is None else state.job_numbered(array.first + place)

@@ -11,8 +11,11 @@ from msgspec import UNSET, Struct
 from horizon.core import commands as cmd
 from horizon.core import events as ev
 from horizon.core import limits
+from horizon.core.dependencies import verdict
+from horizon.core.evolve import task_id
 from horizon.core.model import Exit, JobSpec, JobState
-from horizon.core.state import Job, State, Stop
+from horizon.core.policy import Policy
+from horizon.core.state import SECOND_US, Job, Node, State, Stop
 
 Events = tuple[ev.Event, ...]
 
@@ -49,7 +52,7 @@ class Given(Struct, frozen=True):
 def decide(state: State, command: cmd.Command, given: Given) -> Events:
     """The events that the command leads to; none when it changes nothing.
 
-    Raises ``Rejected``. O(1), but for a batch of jobs: O(jobs).
+    Raises ``Rejected``. O(1), but for a batch of jobs: O(jobs), and for a policy: O(its size).
     """
     return _DECIDE[type(command)](state, command, given)
 
@@ -63,19 +66,44 @@ def _submit(state: State, c: cmd.Submit, given: Given) -> Events:
 
 def _submit_batch(state: State, c: cmd.SubmitBatch, given: Given) -> Events:
     submitted: list[ev.Event] = []
+    number, tasks = given.next_number, 0
     for index, job in enumerate(c.jobs):
         try:
-            submitted.append(_submitted(state, job, given.next_number + index))
+            submitted.append(_submitted(state, job, number))
         except Rejected as refusal:
             raise Rejected(refusal.kind, refusal.message, f"/jobs/{index}{refusal.pointer}") from None
+        number += numbers_taken(job.spec)
+        tasks += 0 if job.spec.array is None else job.spec.array.tasks
+    if tasks > limits.BATCH_TASKS_MAX:
+        message = f"the arrays have {tasks:,} tasks in all; one batch may have {limits.BATCH_TASKS_MAX:,}"
+        raise Rejected(Refusal.INVALID, message, "/jobs")
     return tuple(submitted)
+
+
+def numbers_taken(spec: JobSpec) -> int:
+    """How many job numbers a submission takes: its own, and one for each task of an array."""
+    return 1 if spec.array is None else 1 + spec.array.tasks
 
 
 def _submitted(state: State, c: cmd.Submit, number: int) -> ev.JobSubmitted:
     _check_spec(c.spec)
-    if c.job_id in state.jobs:
+    if c.spec.depends_on:
+        _check_dependencies(state, c.spec)
+    if c.job_id in state.jobs or (c.spec.array is not None and task_id(c.job_id, 0) in state.jobs):
         raise Rejected(Refusal.CONFLICT, f"job id {c.job_id} is taken")
     return ev.JobSubmitted(job_id=c.job_id, number=number, spec=c.spec)
+
+
+def _check_dependencies(state: State, spec: JobSpec) -> None:
+    """Only on jobs that are there, so that no two can ever wait for each other; and only on what can be."""
+    for index, dependency in enumerate(spec.depends_on):
+        pointer = f"/depends_on/{index}"
+        job = state.jobs.get(dependency.job_id)
+        if job is None:
+            raise Rejected(Refusal.INVALID, f"there is no job {dependency.job_id} to depend on", pointer)
+        if verdict(job, dependency.kind) is False:
+            message = f"{dependency.kind} can never hold: job {job.number} has ended as {job.state}"
+            raise Rejected(Refusal.INVALID, message, pointer)
 
 
 def _check_spec(spec: JobSpec) -> None:
@@ -114,22 +142,36 @@ def _update(state: State, c: cmd.Update, given: Given) -> Events:
     if priority is not UNSET or time_limit_s is not UNSET:
         events.append(ev.JobUpdated(job_id=job.id, priority=priority, time_limit_s=time_limit_s))
     if c.hold is not UNSET and c.hold is not job.held:
-        if job.state is not JobState.QUEUED:
+        if job.state is not JobState.QUEUED and job.spec.array is None:
             message = f"only a waiting job can be held or released; job {job.number} is {job.state}"
             raise Rejected(Refusal.CONFLICT, message, "/hold")
         events.append(ev.JobHeld(job_id=job.id) if c.hold else ev.JobReleased(job_id=job.id))
     return tuple(events)
 
 
-def _preempt(state: State, c: cmd.Preempt, given: Given) -> Events:
-    job = _job(state, c.job_id, None)
-    if job.state is not JobState.RUNNING:
-        raise Rejected(
-            Refusal.CONFLICT, f"only a running job can be preempted; job {job.number} is {job.state}"
-        )
+def _requeue(state: State, c: cmd.Requeue, given: Given) -> Events:
+    job = _one_that_runs(state, c.job_id, c.version, "requeued")
     if job.stop is not None:
-        return ()
-    return (ev.PreemptionRequested(job_id=job.id, attempt=job.attempt, by=c.by, reason=c.reason),)
+        raise Rejected(Refusal.CONFLICT, f"job {job.number} is being stopped already: {job.stop}")
+    return (ev.RequeueRequested(job_id=job.id, attempt=job.attempt, by=given.actor, reason=c.reason),)
+
+
+def _checkpoint(state: State, c: cmd.Checkpoint, given: Given) -> Events:
+    job = _one_that_runs(state, c.job_id, None, "saved")
+    if c.attempt is not None and c.attempt != job.attempt:
+        message = f"attempt {c.attempt} of job {job.number} is over; attempt {job.attempt} runs now"
+        raise Rejected(Refusal.CONFLICT, message, "/attempt")
+    return (ev.CheckpointRecorded(job_id=job.id, attempt=job.attempt),)
+
+
+def _one_that_runs(state: State, job_id: str, version: int | None, done: str) -> Job:
+    job = _job(state, job_id, version)
+    if job.number in state.arrays:
+        message = f"job {job.number} is an array: name one of its tasks, such as {job.number}_INDEX"
+        raise Rejected(Refusal.CONFLICT, message)
+    if job.state not in (JobState.SCHEDULED, JobState.RUNNING):
+        raise Rejected(Refusal.CONFLICT, f"only a running job can be {done}; job {job.number} is {job.state}")
+    return job
 
 
 def _job(state: State, job_id: str, version: int | None) -> Job:
@@ -162,7 +204,7 @@ def _report_ended(state: State, c: cmd.ReportEnded, given: Given) -> Events:
     if job.state is JobState.SCHEDULED and c.started and not c.lost:
         events.append(ev.JobStarted(job_id=job.id, attempt=job.attempt))
     if job.state in (JobState.SCHEDULED, JobState.RUNNING):
-        events += _attempt_ended(job, c, given)
+        events += _attempt_ended(state, job, c, given)
         late_exit = None
     else:
         late_exit = c.exit
@@ -171,7 +213,7 @@ def _report_ended(state: State, c: cmd.ReportEnded, given: Given) -> Events:
     return tuple(events)
 
 
-def _attempt_ended(job: Job, c: cmd.ReportEnded, given: Given) -> Events:
+def _attempt_ended(state: State, job: Job, c: cmd.ReportEnded, given: Given) -> Events:
     """What becomes of a job whose running attempt is over."""
     if job.stop is Stop.TIME_LIMIT:
         reason = f"its time limit of {job.time_limit_s} s was reached"
@@ -179,21 +221,52 @@ def _attempt_ended(job: Job, c: cmd.ReportEnded, given: Given) -> Events:
     if c.started and not c.lost and c.exit.succeeded:
         return (ev.JobCompleted(job_id=job.id, attempt=job.attempt, exit=c.exit),)
     if job.stop is Stop.PREEMPTION:
-        lost_gpu_us = (given.now_us - job.started_at_us) * job.spec.gpu_count
-        return (
-            ev.JobPreempted(
-                job_id=job.id, attempt=job.attempt, by=job.stopped_by, lost_gpu_us=max(0, lost_gpu_us)
-            ),
-            ev.JobRequeued(
-                job_id=job.id, cause=ev.RequeueCause.PREEMPTION, reason=f"preempted by {job.stopped_by}"
-            ),
-        )
+        return _made_way(state, job, given)
+    if job.stop is Stop.REQUEUE:
+        return _requeued(job, ev.RequeueCause.REQUEST, f"requeued by {job.stopped_by}")
     reason = failure(c.exit)
-    if c.lost and job.attempts_lost < limits.ATTEMPTS_LOST_MAX:
-        return (ev.JobRequeued(job_id=job.id, cause=ev.RequeueCause.LOST, reason=reason, exit=c.exit),)
+    again = job.attempts_lost < limits.ATTEMPTS_LOST_MAX
+    if again and any(gpu_id in state.failed_devices for one in job.allocation for gpu_id in one.gpu_ids):
+        return _requeued(job, ev.RequeueCause.DEVICE, f"a GPU that it held has failed: {reason}", c.exit)
+    where = job.allocation[min(c.rank, len(job.allocation) - 1)].node
+    if c.lost and again:
+        back_us = given.now_us + backoff_us(state.policy, job.attempts_lost)
+        return _requeued(job, ev.RequeueCause.LOST, reason, c.exit, back_us, (where,))
     if c.started and not c.lost and job.retries_used < job.spec.max_retries:
-        return (ev.JobRequeued(job_id=job.id, cause=ev.RequeueCause.RETRY, reason=reason, exit=c.exit),)
+        back_us = given.now_us + backoff_us(state.policy, job.retries_used)
+        return _requeued(job, ev.RequeueCause.RETRY, reason, c.exit, back_us, (where,))
     return (ev.JobFailed(job_id=job.id, attempt=job.attempt, reason=reason, exit=c.exit),)
+
+
+def _made_way(state: State, job: Job, given: Given) -> Events:
+    by = state.jobs[job.stopped_by]
+    lost_gpu_us = max(0, given.now_us - job.saved_at_us) * job.spec.gpu_count
+    reason = f"preempted by job {by.number} of {by.spec.user_id} ({by.priority.value})"
+    return (
+        ev.JobPreempted(job_id=job.id, attempt=job.attempt, by=by.id, lost_gpu_us=lost_gpu_us),
+        *_requeued(job, ev.RequeueCause.PREEMPTION, reason),
+    )
+
+
+def _requeued(
+    job: Job,
+    cause: ev.RequeueCause,
+    reason: str,
+    exit: Exit | None = None,
+    not_before_us: int = 0,
+    avoid: tuple[str, ...] = (),
+) -> Events:
+    return (
+        ev.JobRequeued(
+            job_id=job.id, cause=cause, reason=reason, exit=exit, not_before_us=not_before_us, avoid=avoid
+        ),
+    )
+
+
+def backoff_us(policy: Policy, tries: int) -> int:
+    """How long a job waits after it failed, having been tried again so often before."""
+    wait_s = policy.retry_backoff_s << min(tries, 32)
+    return min(wait_s, policy.retry_backoff_max_s) * SECOND_US
 
 
 def failure(exit: Exit) -> str:
@@ -213,6 +286,13 @@ def _report_released(state: State, c: cmd.ReportReleased, given: Given) -> Event
         return ()
     assert job.state not in (JobState.SCHEDULED, JobState.RUNNING), "released before it ended"
     return (ev.AllocationReleased(job_id=job.id, attempt=job.attempt),)
+
+
+def _report_checkpoint(state: State, c: cmd.ReportCheckpoint, given: Given) -> Events:
+    job = state.jobs.get(c.job_id)
+    if job is None or job.attempt != c.attempt or job.state is not JobState.RUNNING:
+        return ()
+    return (ev.CheckpointRecorded(job_id=job.id, attempt=job.attempt),)
 
 
 # --- nodes and shares ---------------------------------------------------------------------------------
@@ -236,6 +316,112 @@ def _lose_node(state: State, c: cmd.LoseNode, given: Given) -> Events:
     return (ev.NodeLost(node=c.name, reason=c.reason),)
 
 
+def _cordon_node(state: State, c: cmd.CordonNode, given: Given) -> Events:
+    node = _node(state, c.name)
+    if c.deadline_us and not c.drain:
+        raise Rejected(Refusal.INVALID, "only a drain has a deadline", "/deadline_at")
+    asked = (True, c.drain, c.deadline_us, c.reason)
+    if (node.cordoned, node.draining, node.drain_by_us, node.cordon_reason) == asked:
+        return ()
+    return (
+        ev.NodeCordoned(
+            node=c.name, by=given.actor, reason=c.reason, drain=c.drain, deadline_us=c.deadline_us
+        ),
+    )
+
+
+def _resume_node(state: State, c: cmd.ResumeNode, given: Given) -> Events:
+    return (ev.NodeResumed(node=c.name, by=given.actor),) if _node(state, c.name).cordoned else ()
+
+
+def _node(state: State, name: str) -> Node:
+    node = state.nodes.get(name)
+    if node is None:
+        raise Rejected(Refusal.NOT_FOUND, f"there is no node {name!r}")
+    return node
+
+
+def _fail_device(state: State, c: cmd.FailDevice, given: Given) -> Events:
+    if state.failed_devices.get(c.device) == c.reason:
+        return ()
+    node = _node_of(state, c.device)
+    return (ev.DeviceFailed(node=node, device=c.device, by=given.actor, reason=c.reason),)
+
+
+def _recover_device(state: State, c: cmd.RecoverDevice, given: Given) -> Events:
+    node = _node_of(state, c.device)
+    if c.device not in state.failed_devices:
+        return ()
+    return (ev.DeviceRecovered(node=node, device=c.device, by=given.actor),)
+
+
+def _node_of(state: State, device: str) -> str:
+    places = state.device_places.get(device)
+    if not places:
+        raise Rejected(Refusal.NOT_FOUND, f"there is no GPU {device!r}")
+    return places[-1][0]
+
+
+def _book(state: State, c: cmd.Book, given: Given) -> Events:
+    if c.booking_id in state.bookings:
+        raise Rejected(Refusal.CONFLICT, f"booking id {c.booking_id} is taken")
+    if not c.nodes:
+        raise Rejected(Refusal.INVALID, "names no node", "/nodes")
+    for index, name in enumerate(c.nodes):
+        if name not in state.nodes:
+            raise Rejected(Refusal.INVALID, f"there is no node {name!r}", f"/nodes/{index}")
+        if name in c.nodes[:index]:
+            raise Rejected(Refusal.INVALID, f"names node {name!r} twice", f"/nodes/{index}")
+    if c.end_us <= max(c.start_us, given.now_us):
+        raise Rejected(Refusal.INVALID, "must be after the start, and not over yet", "/end_at")
+    return (
+        ev.BookingMade(
+            booking=c.booking_id,
+            nodes=c.nodes,
+            start_us=c.start_us,
+            end_us=c.end_us,
+            by=given.actor,
+            reason=c.reason,
+        ),
+    )
+
+
+def _end_booking(state: State, c: cmd.EndBooking, given: Given) -> Events:
+    if c.booking_id not in state.bookings:
+        raise Rejected(Refusal.NOT_FOUND, f"there is no booking {c.booking_id}, or its time is over")
+    return (ev.BookingEnded(booking=c.booking_id, by=given.actor),)
+
+
+def _set_policy(state: State, c: cmd.SetPolicy, given: Given) -> Events:
+    if c.version is not None and c.version != state.policy_version:
+        message = (
+            f"the policy is at version {state.policy_version}, not {c.version}: read it again and decide anew"
+        )
+        raise Rejected(Refusal.STALE, message)
+    for field, fault in c.policy.faults():
+        raise Rejected(Refusal.INVALID, f"{field} {fault}", f"/{field}")
+    if c.policy == state.policy and state.policy_version:
+        return ()
+    return (ev.PolicySet(version=state.policy_version + 1, policy=c.policy, by=given.actor),)
+
+
+def _set_quota(state: State, c: cmd.SetQuota, given: Given) -> Events:
+    account, _, user_id = c.path.rpartition("/")
+    share = state.accounts.get(c.path)
+    if share is None and (account, user_id) in state.users:
+        message = f"{c.path} is a user: quotas are for accounts"
+        raise Rejected(Refusal.INVALID, message, "/max_gpus")
+    before = (-1, 0) if share is None else (share.max_gpus, share.guaranteed_gpus)
+    max_gpus = before[0] if c.max_gpus is UNSET else c.max_gpus
+    guaranteed_gpus = before[1] if c.guaranteed_gpus is UNSET else c.guaranteed_gpus
+    if 0 <= max_gpus < guaranteed_gpus:
+        message = f"an account cannot be guaranteed {guaranteed_gpus} GPUs and hold {max_gpus} at most"
+        raise Rejected(Refusal.INVALID, message, "/guaranteed_gpus")
+    if (max_gpus, guaranteed_gpus) == before:
+        return ()
+    return (ev.QuotaSet(path=c.path, max_gpus=max_gpus, guaranteed_gpus=guaranteed_gpus),)
+
+
 def _set_share(state: State, c: cmd.SetShare, given: Given) -> Events:
     account, _, user_id = c.path.rpartition("/")
     is_account = c.path in state.accounts
@@ -254,11 +440,21 @@ _DECIDE: Final[dict[type[Any], Callable[[State, Any, Given], Events]]] = {
     cmd.SubmitBatch: _submit_batch,
     cmd.Cancel: _cancel,
     cmd.Update: _update,
-    cmd.Preempt: _preempt,
+    cmd.Requeue: _requeue,
+    cmd.Checkpoint: _checkpoint,
     cmd.ReportStarted: _report_started,
     cmd.ReportEnded: _report_ended,
+    cmd.ReportCheckpoint: _report_checkpoint,
     cmd.ReportReleased: _report_released,
     cmd.RegisterNode: _register_node,
     cmd.LoseNode: _lose_node,
+    cmd.CordonNode: _cordon_node,
+    cmd.ResumeNode: _resume_node,
+    cmd.FailDevice: _fail_device,
+    cmd.RecoverDevice: _recover_device,
+    cmd.Book: _book,
+    cmd.EndBooking: _end_booking,
+    cmd.SetPolicy: _set_policy,
     cmd.SetShare: _set_share,
+    cmd.SetQuota: _set_quota,
 }

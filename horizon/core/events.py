@@ -96,7 +96,7 @@ class JobUpdated(JobEvent, frozen=True):
 
 
 class JobReserved(CycleEvent, frozen=True):
-    """A cycle first planned when and where a blocked job can start; how good such plans are is kept count of."""
+    """A cycle planned for the first time when and where a blocked job can start."""
 
     start_us: int
     nodes: tuple[str, ...]

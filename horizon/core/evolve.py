@@ -1,12 +1,14 @@
 """Folds events into state. ``evolve`` never refuses: what is in the log has happened.
 
 Each job event is two small steps: what it does to the job itself (``_JOB``, also used to foresee the answer
-to a command before it is durable) and what it does to everything that is indexed by jobs (``_AROUND``).
+to a command before it is durable) and what it does to everything that is indexed by jobs (``_AROUND``). An
+event on an array is one on each of its tasks that it can concern.
 """
 
 from __future__ import annotations
 
 import copy
+from array import array as column
 from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 from typing import Any, Final
@@ -14,12 +16,38 @@ from typing import Any, Final
 from msgspec import UNSET
 
 from horizon.core import events as ev
+from horizon.core.charges import rate_of
+from horizon.core.dependencies import verdict
+from horizon.core.inventory import (
+    book_nodes,
+    expect_end,
+    free_what_it_held,
+    hold_what_it_got,
+    join,
+    number_in,
+    rejoin_all,
+    set_device,
+    set_node_state,
+    unbook_nodes,
+)
 from horizon.core.model import AllocationState, Exit, JobSpec, JobState
-from horizon.core.state import Job, Node, Shape, Share, State, Stop
+from horizon.core.state import (
+    SECOND_US,
+    ArrayState,
+    Booking,
+    Claim,
+    Job,
+    Node,
+    Request,
+    Shape,
+    Share,
+    State,
+    Stop,
+)
 
 
 def evolve(state: State, recorded: ev.Recorded) -> None:
-    """Fold one event. Amortised O(1), but for the queue's and the share tree's O(log)."""
+    """Fold one event. Amortised O(1), but for the O(log) of queue and share tree, and an array's tasks."""
     assert recorded.position == state.position + 1, "the log has a gap"
     event = recorded.event
     state.position = recorded.position
@@ -35,16 +63,39 @@ def evolve(state: State, recorded: ev.Recorded) -> None:
         _ELSE[kind](state, event)
         return
     job = state.jobs[event.job_id]  # type: ignore[attr-defined]
-    was = job.state
-    step(job, event, recorded.recorded_at_us)
     job.version = recorded.stream_version
     job.positions.append(recorded.position)
+    array = state.arrays.get(job.number) if state.arrays else None
+    if array is None:
+        _happen(state, job, event, step)
+    else:
+        _happen_to_tasks(state, array, event, step)
+    if state.deadlines or state.begins:
+        _drop_stale(state)
+
+
+def _happen(state: State, job: Job, event: ev.Event, step: Callable[[Job, Any, int], None]) -> None:
+    was = job.state
+    step(job, event, state.recorded_at_us)
     if job.state is not was:
         state.counts[was] -= 1
         state.counts[job.state] += 1
-    _AROUND[kind](state, job, event)
-    if state.deadlines or state.begins:
-        _drop_stale(state)
+        if job.array:
+            _count_task(state, state.arrays[job.array], job, was)
+    _AROUND[type(event)](state, job, event)
+
+
+def _happen_to_tasks(
+    state: State, array: ArrayState, event: ev.Event, step: Callable[[Job, Any, int], None]
+) -> None:
+    """What is said of an array holds for its tasks: a hold for those that wait, all else for those alive."""
+    waiting_only = type(event) in (ev.JobHeld, ev.JobReleased)
+    step(array.job, event, state.recorded_at_us)
+    for task in state.tasks(array):
+        if task.state is JobState.QUEUED if waiting_only else not task.state.ended:
+            task.version += 1
+            task.positions.append(state.position)
+            _happen(state, task, event, step)
 
 
 def foresee(job: Job, events: Iterable[ev.Event], now_us: int) -> Job:
@@ -59,7 +110,7 @@ def foresee(job: Job, events: Iterable[ev.Event], now_us: int) -> Job:
 def new_job(
     event: ev.JobSubmitted, correlation_id: bytes, at_us: int, share: int = -1, shape: int = -1
 ) -> Job:
-    """The job that a submission makes."""
+    """The job, or the array, that a submission makes."""
     spec = event.spec
     return Job(
         event.job_id,
@@ -72,8 +123,14 @@ def new_job(
         share,
         shape,
         spec.hold,
+        spec.begin_at_us,
         spec.begin_at_us > at_us,
     )
+
+
+def task_id(array_id: str, place: int) -> str:
+    """The id of the task at this place of an array, from 0: the array's id, counted on in its random bits."""
+    return f"{array_id[:24]}{(int(array_id[24:], 16) + 1 + place) % (1 << 48):012x}"
 
 
 # --- submission ---------------------------------------------------------------------------------------
@@ -82,19 +139,62 @@ def new_job(
 def _submitted(state: State, recorded: ev.Recorded, event: ev.JobSubmitted) -> None:
     spec = event.spec
     share = state.users.get((spec.account, spec.user_id)) or _add_user(state, spec.account, spec.user_id)
-    job = new_job(event, recorded.correlation_id, recorded.recorded_at_us, share.id, _shape(state, spec))
+    limited = event.number if spec.array is not None and spec.array.limit else 0
+    shape = _shape(state, spec, spec.time_limit_s, share.parent, limited)
+    job = new_job(event, recorded.correlation_id, recorded.recorded_at_us, share.id, shape)
     job.positions = [recorded.position]
     assert event.number == len(state.numbered) + 1, "job numbers have a gap"
     state.jobs[job.id] = job
     state.numbered.append(job)
-    state.counts[JobState.QUEUED] += 1
+    if spec.depends_on:
+        _depend(state, job)
     if job.begin_pending:
         heappush(state.begins, (spec.begin_at_us, job.number))
-    elif not job.held:
+    if spec.array is not None:
+        _add_tasks(state, job)
+        return
+    state.counts[JobState.QUEUED] += 1
+    if not (job.held or job.begin_pending or job.unmet):
         state.queue.enqueue(job.number, job.priority.rank, job.share, job.shape)
 
 
-def _shape(state: State, spec: JobSpec) -> int:
+def _add_tasks(state: State, job: Job) -> None:
+    """Makes the tasks of an array: jobs like it that follow it in number. O(tasks)."""
+    assert job.spec.array is not None
+    indices = [index for one in job.spec.array.ranges for index in one.indices]
+    array = ArrayState(job, dict.fromkeys(JobState, 0), job.number + 1, len(indices))
+    state.arrays[job.number] = array
+    for place, index in enumerate(indices):
+        task = copy.copy(job)
+        task.id = task_id(job.id, place)
+        task.number = array.first + place
+        task.array, task.index = job.number, index
+        task.positions = job.positions.copy()
+        state.jobs[task.id] = task
+        state.numbered.append(task)
+    array.counts[JobState.QUEUED] = len(indices)
+    state.counts[JobState.QUEUED] += len(indices)
+    if job.eligible:
+        state.queue.enqueue_many(
+            column("q", range(array.first, array.first + array.total)),
+            column("b", [job.priority.rank]) * array.total,
+            column("i", [job.share]) * array.total,
+            column("i", [job.shape]) * array.total,
+        )
+
+
+def _shape(state: State, spec: JobSpec, time_limit_s: int, account: int, array: int) -> int:
+    request = _request(state, spec)
+    fields = (request, time_limit_s, account, array)
+    found = state.shape_ids.get(fields)
+    if found is None:
+        rate = rate_of(state.policy, spec.gpu_count, spec.gpu_type, spec.cpu_cores, spec.memory_mib)
+        found = state.shape_ids[fields] = state.queue.add_shape(rate)
+        state.shapes.append(Shape(*fields))
+    return found
+
+
+def _request(state: State, spec: JobSpec) -> int:
     fields = (
         spec.gpu_count,
         spec.gpu_type,
@@ -105,11 +205,23 @@ def _shape(state: State, spec: JobSpec) -> int:
         spec.exclusive,
         tuple(sorted(spec.constraints.items())) if spec.constraints else (),
     )
-    found = state.shape_ids.get(fields)
-    if found is None:
-        shape = Shape(*fields)
-        found = state.shape_ids[fields] = state.queue.add_shape(shape.rate)
-        state.shapes.append(shape)
+    found = state.request_ids.get(fields)
+    if found is not None:
+        return found
+    request = Request(*fields)
+    gpu_type = -1 if request.gpu_type is None else number_in(state.gpu_types, request.gpu_type.lower())
+    labels = [number_in(state.label_ids, pair) for pair in request.constraints]
+    found = state.request_ids[fields] = state.cluster.add_request(
+        request.gpu_count,
+        gpu_type,
+        request.gpu_memory_mib,
+        request.cpu_cores,
+        request.memory_mib,
+        request.nodes,
+        request.exclusive,
+        labels,
+    )
+    state.requests.append(request)
     return found
 
 
@@ -134,6 +246,89 @@ def _add_user(state: State, account: str, user_id: str) -> Share:
     return share
 
 
+# --- what depends on what -----------------------------------------------------------------------------
+
+
+def _depend(state: State, job: Job) -> None:
+    """Has a new job wait for what it depends on, as far as that is open."""
+    for dependency in job.spec.depends_on:
+        other = state.jobs[dependency.job_id]
+        holds = verdict(other, dependency.kind)
+        if holds is None:
+            job.unmet += 1
+            state.dependents.setdefault(other.number, []).append((job.number, dependency.kind))
+        elif not holds:
+            _doom(state, job, other, dependency.kind)
+
+
+def _doom(state: State, job: Job, other: Job, kind: str) -> None:
+    if not job.state.ended:
+        job.unmet += 1  # it must not start before the next cycle fails it
+        state.doomed.setdefault(
+            job.number, f"{kind} of job {other.number} can never hold: it {_became(other)}"
+        )
+
+
+def _became(job: Job) -> str:
+    if job.state is JobState.CANCELLED:
+        return "was cancelled"
+    return "has failed" if job.state is JobState.FAILED else "completed"
+
+
+def _tell_dependents(state: State, job: Job) -> None:
+    """A job has started or ended: those who waited for that may go on, or never will. O(dependents)."""
+    waiting = state.dependents.pop(job.number, None)
+    if waiting is None:
+        return
+    still = []
+    for number, kind in waiting:
+        holds = verdict(job, kind)
+        if holds is None:
+            still.append((number, kind))
+            continue
+        dependent = state.numbered[number - 1]
+        if not holds:
+            _doom(state, dependent, job, kind)
+            continue
+        array = state.arrays.get(number)
+        for one in [dependent] if array is None else [dependent, *state.tasks(array)]:
+            one.unmet -= 1
+            if one is not dependent or array is None:
+                _enter_queue(state, one, None)
+    if still:
+        state.dependents[job.number] = still
+
+
+# --- the state of an array, by what became of its tasks -----------------------------------------------
+
+
+def _count_task(state: State, array: ArrayState, task: Job, was: JobState) -> None:
+    counts, job = array.counts, array.job
+    counts[was] -= 1
+    counts[task.state] += 1
+    at_us = state.recorded_at_us
+    job.scheduled_at_us = job.scheduled_at_us or task.scheduled_at_us
+    started = task.state is JobState.RUNNING and not job.started_at_us
+    if started:
+        job.started_at_us = at_us
+    ended = sum(counts[one] for one in _ENDS) == array.total
+    if ended:
+        job.state = next(one for one in _ENDS if counts[one])
+        job.completed_at_us = at_us
+        job.held = job.begin_pending = False
+    else:
+        job.state = JobState.QUEUED if not any(counts[one] for one in _ALIVE) else JobState.RUNNING
+    if started or ended:
+        _tell_dependents(state, job)
+    if ended:
+        state.doomed.pop(job.number, None)
+
+
+_ENDS: Final = (JobState.CANCELLED, JobState.FAILED, JobState.COMPLETED)
+"""How an array ended: as the worst of its tasks."""
+_ALIVE: Final = (JobState.SCHEDULED, JobState.RUNNING, JobState.PREEMPTED)
+
+
 # --- what an event does to the job itself -------------------------------------------------------------
 
 
@@ -155,6 +350,11 @@ def _updated(job: Job, event: ev.JobUpdated, at_us: int) -> None:
         job.time_limit_s = event.time_limit_s
 
 
+def _reserved(job: Job, event: ev.JobReserved, at_us: int) -> None:
+    job.predicted_us = event.start_us
+    job.predicted_at_us = at_us
+
+
 def _scheduled(job: Job, event: ev.JobScheduled, at_us: int) -> None:
     job.state = JobState.SCHEDULED
     job.attempt = event.attempt
@@ -168,7 +368,11 @@ def _scheduled(job: Job, event: ev.JobScheduled, at_us: int) -> None:
 
 def _started(job: Job, event: ev.JobStarted, at_us: int) -> None:
     job.state = JobState.RUNNING
-    job.started_at_us = at_us
+    job.started_at_us = job.saved_at_us = at_us
+
+
+def _checkpointed(job: Job, event: ev.CheckpointRecorded, at_us: int) -> None:
+    job.saved_at_us = at_us
 
 
 def _time_limit_reached(job: Job, event: ev.TimeLimitReached, at_us: int) -> None:
@@ -180,9 +384,15 @@ def _preemption_requested(job: Job, event: ev.PreemptionRequested, at_us: int) -
     job.stopped_by = event.by
 
 
+def _requeue_requested(job: Job, event: ev.RequeueRequested, at_us: int) -> None:
+    job.stop = Stop.REQUEUE
+    job.stopped_by = event.by
+
+
 def _preempted(job: Job, event: ev.JobPreempted, at_us: int) -> None:
     job.state = JobState.PREEMPTED
-    job.reason = f"preempted by {event.by}"
+    job.preempted += 1
+    job.lost_gpu_us += event.lost_gpu_us
     job.allocation_state = AllocationState.RELEASING
 
 
@@ -192,7 +402,10 @@ def _requeued(job: Job, event: ev.JobRequeued, at_us: int) -> None:
     job.stop = None
     job.stopped_by = ""
     job.retries_used += event.cause is ev.RequeueCause.RETRY
-    job.attempts_lost += event.cause is ev.RequeueCause.LOST
+    job.attempts_lost += event.cause in (ev.RequeueCause.LOST, ev.RequeueCause.DEVICE)
+    job.avoid = tuple(dict.fromkeys((*job.avoid, *event.avoid)))
+    if event.not_before_us > at_us:
+        job.begin_at_us, job.begin_pending = event.not_before_us, True
     _take_exit(job, event.exit)
     if job.allocation_state is not None:
         job.allocation_state = AllocationState.RELEASING
@@ -245,19 +458,66 @@ def _enter_queue(state: State, job: Job, event: Any) -> None:
 
 def _leave_queue(state: State, job: Job, event: Any) -> None:
     state.queue.remove(job.number)
+    state.claims.pop(job.number, None)
+
+
+def _released_around_begin(state: State, job: Job, event: ev.JobReleased) -> None:
+    state.cycle = event.cycle or state.cycle
+    _enter_queue(state, job, event)
 
 
 def _updated_around(state: State, job: Job, event: ev.JobUpdated) -> None:
-    if event.priority is not UNSET and job.number in state.queue:
+    waits = job.number in state.queue
+    if event.priority is not UNSET and waits:
         state.queue.set_priority(job.number, job.priority.rank)
-    if event.time_limit_s is not UNSET and job.state is JobState.RUNNING:
-        _set_deadline(state, job, event)
+    if event.time_limit_s is UNSET:
+        return
+    array = job.array if state.shapes[job.shape].array else 0
+    job.shape = _shape(state, job.spec, job.time_limit_s, state.shares[job.share].parent, array)
+    if waits:
+        state.queue.remove(job.number)
+        state.queue.enqueue(job.number, job.priority.rank, job.share, job.shape)
+    if job.allocation_state is AllocationState.HELD and job.stop is None:
+        expect_end(state, job, _planned_end_us(state, job))
+        if job.state is JobState.RUNNING:
+            _set_deadline(state, job)
 
 
-def _set_deadline(state: State, job: Job, event: Any) -> None:
+def _planned_end_us(state: State, job: Job) -> int:
+    """When what it holds is expected back, if it goes on as planned."""
+    limit_s = job.time_limit_s or state.policy.assumed_time_limit_s
+    return (job.started_at_us or job.scheduled_at_us) + limit_s * SECOND_US
+
+
+def _reserved_around(state: State, job: Job, event: ev.JobReserved) -> None:
+    state.cycle = event.cycle or state.cycle
+
+
+def _started_around(state: State, job: Job, event: ev.JobStarted) -> None:
+    expect_end(state, job, _planned_end_us(state, job))
+    _set_deadline(state, job)
+    if state.dependents:
+        _tell_dependents(state, job)
+
+
+def _set_deadline(state: State, job: Job) -> None:
     if job.time_limit_s:
-        at_us = job.started_at_us + job.time_limit_s * 1_000_000
+        at_us = job.started_at_us + job.time_limit_s * SECOND_US
         heappush(state.deadlines, (at_us, job.number, job.attempt))
+
+
+def _stopping_around(state: State, job: Job, event: Any) -> None:
+    """It was asked to stop: by the end of its grace period it is gone."""
+    state.cycle = event.cycle or state.cycle
+    expect_end(state, job, state.recorded_at_us + job.spec.grace_period_s * SECOND_US)
+
+
+def _preemption_around(state: State, job: Job, event: ev.PreemptionRequested) -> None:
+    _stopping_around(state, job, event)
+    other = state.jobs.get(event.by)
+    if other is not None and event.nodes:
+        claim = state.claims.setdefault(other.number, Claim(event.nodes, {}))
+        claim.victims[job.id] = True
 
 
 def _drop_stale(state: State) -> None:
@@ -269,19 +529,60 @@ def _drop_stale(state: State) -> None:
             job.state is JobState.RUNNING
             and job.attempt == attempt
             and job.stop is None
-            and at_us == job.started_at_us + job.time_limit_s * 1_000_000
+            and at_us == job.started_at_us + job.time_limit_s * SECOND_US
         ):
             break
         heappop(state.deadlines)
-    while state.begins and not state.numbered[state.begins[0][1] - 1].begin_pending:
+    while state.begins:
+        at_us, number = state.begins[0]
+        job = state.numbered[number - 1]
+        if job.begin_pending and job.begin_at_us == at_us:
+            break
         heappop(state.begins)
+
+
+def _requeued_around(state: State, job: Job, event: ev.JobRequeued) -> None:
+    if job.begin_pending:
+        heappush(state.begins, (job.begin_at_us, job.number))
+    _gone_soon(state, job)
+    _enter_queue(state, job, event)
+
+
+def _gone_soon(state: State, job: Job) -> None:
+    """Its own processes have ended; what it holds is free when all are gone, any moment now."""
+    if job.allocation_state is not None:
+        expect_end(state, job, state.recorded_at_us)
+
+
+def _preempted_around(state: State, job: Job, event: Any) -> None:
+    _gone_soon(state, job)
+
+
+def _ended_around(state: State, job: Job, event: Any) -> None:
+    _gone_soon(state, job)
+    if state.dependents:
+        _tell_dependents(state, job)
+    if state.doomed:
+        state.doomed.pop(job.number, None)
+
+
+def _dropped_around(state: State, job: Job, event: Any) -> None:
+    if type(event) is ev.JobFailed:
+        state.cycle = event.cycle or state.cycle
+    _leave_queue(state, job, event)
+    _ended_around(state, job, event)
 
 
 def _scheduled_around(state: State, job: Job, event: ev.JobScheduled) -> None:
     state.cycle = event.cycle
-    state.queue.remove(job.number)
+    _leave_queue(state, job, event)
     state.holding[job.id] = job
-    _charge(state, job, 1)
+    if job.spec.preemptible:
+        state.preemptible[job.id] = job
+    if job.array:
+        state.arrays[job.array].active += 1
+    if job.predicted_us:
+        _score_estimate(state, job)
     for placement in event.allocation:
         node = state.nodes[placement.node]
         node.jobs[job.id] = job.spec.exclusive
@@ -289,11 +590,28 @@ def _scheduled_around(state: State, job: Job, event: ev.JobScheduled) -> None:
         node.memory_held_mib += placement.memory_mib
         for gpu_id in placement.gpu_ids:
             state.holders[gpu_id] = job.id
+    hold_what_it_got(state, job, _planned_end_us(state, job))
+    job.rate = _rate(state, job)
+    state.queue.hold(job.share, job.rate, state.recorded_at_us)
+    _count_gpus(state, job, 1)
+
+
+def _rate(state: State, job: Job) -> int:
+    """What the attempt costs, by the devices that it got."""
+    spec, gpu_type = job.spec, None
+    if spec.gpu_count and state.policy.gpu_cost:
+        node = state.nodes[job.allocation[0].node]
+        gpu_type = node.inventory.devices[node.slots[job.allocation[0].gpu_ids[0]]].gpu_type
+    return rate_of(state.policy, spec.gpu_count, gpu_type, spec.cpu_cores, spec.memory_mib)
 
 
 def _released_around(state: State, job: Job, event: ev.AllocationReleased) -> None:
     del state.holding[job.id]
-    _charge(state, job, -1)
+    state.preemptible.pop(job.id, None)
+    if job.array:
+        state.arrays[job.array].active -= 1
+    for claim in state.claims.values():
+        claim.victims.pop(job.id, None)
     for placement in job.allocation:
         node = state.nodes[placement.node]
         del node.jobs[job.id]
@@ -301,16 +619,13 @@ def _released_around(state: State, job: Job, event: ev.AllocationReleased) -> No
         node.memory_held_mib -= placement.memory_mib
         for gpu_id in placement.gpu_ids:
             del state.holders[gpu_id]
+    free_what_it_held(state, job)
+    state.queue.release(job.share, job.rate, state.recorded_at_us)
+    _count_gpus(state, job, -1)
     _enter_queue(state, job, event)
 
 
-def _charge(state: State, job: Job, sign: int) -> None:
-    """Begin (+1) or end (-1) charging the job's owner for what it holds, as of the last recorded event."""
-    rate = state.shapes[job.shape].rate
-    if sign > 0:
-        state.queue.hold(job.share, rate, state.recorded_at_us)
-    else:
-        state.queue.release(job.share, rate, state.recorded_at_us)
+def _count_gpus(state: State, job: Job, sign: int) -> None:
     share = state.shares[job.share]
     while True:
         share.gpus_held += sign * job.spec.gpu_count
@@ -319,22 +634,92 @@ def _charge(state: State, job: Job, sign: int) -> None:
         share = state.shares[share.parent]
 
 
+def _score_estimate(state: State, job: Job) -> None:
+    """Counts how far the first planned start was from the actual one."""
+    estimates = state.estimates
+    error_s = (job.scheduled_at_us - job.predicted_us) // SECOND_US
+    late = job.scheduled_at_us > job.predicted_us
+    size = abs(job.scheduled_at_us - job.predicted_us) // SECOND_US
+    counts = estimates.late if late else estimates.early
+    counts.extend([0] * (size.bit_length() + 1 - len(counts)))
+    counts[size.bit_length()] += 1
+    estimates.total += 1
+    estimates.ahead_s += max(0, job.predicted_us - job.predicted_at_us) // SECOND_US
+    if late:
+        estimates.late_s += error_s
+    else:
+        estimates.early_s += size
+    job.predicted_us = 0
+
+
 # --- nodes, shares, the system ------------------------------------------------------------------------
 
 
 def _node_registered(state: State, event: ev.NodeRegistered | ev.NodeChanged) -> None:
     node = state.nodes.get(event.node)
     if node is None:
-        node = state.nodes[event.node] = Node(inventory=event.inventory)
-    node.inventory = event.inventory
+        node = state.nodes[event.node] = Node(inventory=event.inventory, index=state.cluster.add_node())
+        state.node_names.append(event.node)
     node.lost, node.lost_reason = False, ""
     node.version += 1
+    join(state, node, event.inventory)
 
 
 def _node_lost(state: State, event: ev.NodeLost) -> None:
     node = state.nodes[event.node]
     node.lost, node.lost_reason = True, event.reason
     node.version += 1
+    set_node_state(state, node)
+
+
+def _node_cordoned(state: State, event: ev.NodeCordoned) -> None:
+    node = state.nodes[event.node]
+    node.cordoned, node.draining, node.drain_by_us = True, event.drain, event.deadline_us
+    node.cordoned_by, node.cordon_reason = event.by, event.reason
+    node.version += 1
+    state.drains.pop(event.node, None)
+    if event.drain and event.deadline_us:
+        state.drains[event.node] = event.deadline_us
+    set_node_state(state, node)
+
+
+def _node_resumed(state: State, event: ev.NodeResumed) -> None:
+    node = state.nodes[event.node]
+    node.cordoned, node.draining, node.drain_by_us = False, False, 0
+    node.cordoned_by = node.cordon_reason = ""
+    node.version += 1
+    state.drains.pop(event.node, None)
+    set_node_state(state, node)
+
+
+def _device_failed(state: State, event: ev.DeviceFailed) -> None:
+    state.failed_devices[event.device] = event.reason
+    set_device(state, event.device, usable=False)
+
+
+def _device_recovered(state: State, event: ev.DeviceRecovered) -> None:
+    state.failed_devices.pop(event.device, None)
+    set_device(state, event.device, usable=True)
+
+
+def _booking_made(state: State, event: ev.BookingMade) -> None:
+    state.bookings_made += 1
+    booking = Booking(
+        event.booking,
+        state.bookings_made,
+        event.nodes,
+        event.start_us,
+        event.end_us,
+        event.by,
+        event.reason,
+    )
+    state.bookings[event.booking] = booking
+    book_nodes(state, booking)
+
+
+def _booking_ended(state: State, event: ev.BookingEnded) -> None:
+    state.cycle = event.cycle or state.cycle
+    unbook_nodes(state, state.bookings.pop(event.booking))
 
 
 def _share_set(state: State, event: ev.ShareSet) -> None:
@@ -346,6 +731,26 @@ def _share_set(state: State, event: ev.ShareSet) -> None:
     state.queue.set_weight(share.id, event.weight)
 
 
+def _quota_set(state: State, event: ev.QuotaSet) -> None:
+    share = _account(state, event.path)
+    share.max_gpus, share.guaranteed_gpus = event.max_gpus, event.guaranteed_gpus
+
+
+def _policy_set(state: State, event: ev.PolicySet) -> None:
+    before, policy = state.policy, event.policy
+    state.policy, state.policy_version = policy, event.version
+    if (before.half_life_s, before.charge_ahead_s) != (policy.half_life_s, policy.charge_ahead_s):
+        state.queue.set_decay(
+            policy.half_life_s * SECOND_US, policy.charge_ahead_s * SECOND_US, state.recorded_at_us
+        )
+    for number, shape in enumerate(state.shapes):
+        request = state.requests[shape.request]
+        rate = rate_of(policy, request.gpu_count, request.gpu_type, request.cpu_cores, request.memory_mib)
+        state.queue.set_shape_rate(number, rate)
+    if before.topology_labels != policy.topology_labels:
+        rejoin_all(state)
+
+
 def _leader_elected(state: State, event: ev.LeaderElected) -> None:
     pass  # the envelope's epoch says it all
 
@@ -354,10 +759,13 @@ _JOB: Final[dict[type[ev.Event], Callable[[Job, Any, int], None]]] = {
     ev.JobHeld: _held,
     ev.JobReleased: _released,
     ev.JobUpdated: _updated,
+    ev.JobReserved: _reserved,
     ev.JobScheduled: _scheduled,
     ev.JobStarted: _started,
+    ev.CheckpointRecorded: _checkpointed,
     ev.TimeLimitReached: _time_limit_reached,
     ev.PreemptionRequested: _preemption_requested,
+    ev.RequeueRequested: _requeue_requested,
     ev.JobPreempted: _preempted,
     ev.JobRequeued: _requeued,
     ev.JobCompleted: _completed,
@@ -367,23 +775,34 @@ _JOB: Final[dict[type[ev.Event], Callable[[Job, Any, int], None]]] = {
 }
 _AROUND: Final[dict[type[ev.Event], Callable[[State, Job, Any], None]]] = {
     ev.JobHeld: _leave_queue,
-    ev.JobReleased: _enter_queue,
+    ev.JobReleased: _released_around_begin,
     ev.JobUpdated: _updated_around,
+    ev.JobReserved: _reserved_around,
     ev.JobScheduled: _scheduled_around,
-    ev.JobStarted: _set_deadline,
-    ev.TimeLimitReached: _nothing_around,
-    ev.PreemptionRequested: _nothing_around,
-    ev.JobPreempted: _nothing_around,
-    ev.JobRequeued: _enter_queue,
-    ev.JobCompleted: _nothing_around,
-    ev.JobFailed: _leave_queue,
-    ev.JobCancelled: _leave_queue,
+    ev.JobStarted: _started_around,
+    ev.CheckpointRecorded: _nothing_around,
+    ev.TimeLimitReached: _stopping_around,
+    ev.PreemptionRequested: _preemption_around,
+    ev.RequeueRequested: _stopping_around,
+    ev.JobPreempted: _preempted_around,
+    ev.JobRequeued: _requeued_around,
+    ev.JobCompleted: _ended_around,
+    ev.JobFailed: _dropped_around,
+    ev.JobCancelled: _dropped_around,
     ev.AllocationReleased: _released_around,
 }
 _ELSE: Final[dict[type[ev.Event], Callable[[State, Any], None]]] = {
     ev.NodeRegistered: _node_registered,
     ev.NodeChanged: _node_registered,
     ev.NodeLost: _node_lost,
+    ev.NodeCordoned: _node_cordoned,
+    ev.NodeResumed: _node_resumed,
+    ev.DeviceFailed: _device_failed,
+    ev.DeviceRecovered: _device_recovered,
+    ev.BookingMade: _booking_made,
+    ev.BookingEnded: _booking_ended,
     ev.ShareSet: _share_set,
+    ev.QuotaSet: _quota_set,
+    ev.PolicySet: _policy_set,
     ev.LeaderElected: _leader_elected,
 }

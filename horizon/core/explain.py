@@ -1,111 +1,210 @@
-"""Says why a waiting job waits, from the same code that decides. Pure, and computed only when asked for."""
+"""Says in a sentence why a waiting job waits, from what the last cycle found. Pure; made when asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import UTC, datetime
 
+from horizon._placement import VERDICTS, Plan
+from horizon.core import dependencies
 from horizon.core.model import JobState
-from horizon.core.placement import Room, admits, parts, place, wants
-from horizon.core.schedule import Rooms
-from horizon.core.state import Job, Shape, State
+from horizon.core.schedule import Cycle, Hindrance, Verdict
+from horizon.core.state import Job, Request, State
+
+NEXT_CYCLE = "there is room: it starts when its turn comes in the next cycle"
 
 
-def explainer(state: State) -> Callable[[Job], str]:
+def explainer(state: State, cycle: Cycle, now_us: int) -> Callable[[Job], str]:
     """A function that gives the reason a job is where it is; it shares its work among jobs of one moment."""
-    rooms = Rooms(state)
-    known: dict[int, str] = {}
+    plan: Plan | None = None
+    known: dict[tuple[int, Verdict | None], str] = {}
 
     def reason(job: Job) -> str:
+        nonlocal plan
         if job.state is not JobState.QUEUED:
             return job.reason
-        waits_for = _before_the_queue(job)
+        waits_for = before_the_queue(state, job)
         if waits_for is not None:
             return waits_for
-        if job.shape not in known:
-            known[job.shape] = _room_for(state.shapes[job.shape], rooms)
-        return known[job.shape]
+        verdict = cycle.job_verdicts.get(job.number) or cycle.shape_verdicts.get(job.shape)
+        key = (job.shape, verdict)
+        if key not in known:
+            plan = plan or state.cluster.plan(now_us)
+            known[key] = sentence(state, cycle, plan, job, verdict)
+        return known[key]
 
     return reason
 
 
-def _before_the_queue(job: Job) -> str | None:
+def before_the_queue(state: State, job: Job) -> str | None:
     """Why a queued job does not stand in the queue, None when it does."""
+    if job.number in state.doomed:
+        return state.doomed[job.number]
     if job.held:
         return "held: it starts only after a release"
     if job.begin_pending:
-        begin = datetime.fromtimestamp(job.spec.begin_at_us / 1e6, UTC).isoformat(timespec="seconds")
-        return f"waits for its begin time {begin}"
+        return f"waits for its begin time {moment(job.begin_at_us)}" + (f" ({job.reason})" * bool(job.reason))
+    if job.unmet:
+        return "waits for what it depends on: " + ", ".join(open_dependencies(state, job))
     if job.allocation_state is not None:
         return "waits until every process of its last attempt is gone"
     return None
 
 
-def _room_for(shape: Shape, rooms: Rooms) -> str:
-    """One sentence on whether there is room, and what is missing if not."""
-    if not rooms.empty:
+def moment(us: int) -> str:
+    return datetime.fromtimestamp(us / 1e6, UTC).isoformat(timespec="seconds")
+
+
+def open_dependencies(state: State, job: Job) -> list[str]:
+    """The conditions that do not hold yet, and how the jobs they are on are."""
+    found = []
+    for dependency in job.spec.depends_on:
+        other = state.jobs[dependency.job_id]
+        if dependencies.verdict(other, dependency.kind) is None:
+            found.append(f"{dependency.kind} of job {other.number}, which is {other.state}")
+    return found
+
+
+def sentence(state: State, cycle: Cycle, plan: Plan, job: Job, verdict: Verdict | None) -> str:
+    """Why a job that stands in the queue did not start."""
+    shape = state.shapes[job.shape]
+    request = state.requests[shape.request]
+    if not any(not node.lost for node in state.nodes.values()):
         return "waits for nodes: none has joined the cluster"
-    nodes = rooms.nodes_for(shape)
-    if not nodes:
-        return f"asks for {_request(shape)}, more than this cluster has: {_missing(shape, rooms.empty)}"
-    if place(shape, nodes, rooms.free.values()) is not None:
-        return "there is room: it starts when its turn comes in the next cycle"
+    if not state.cluster.nodes_for(shape.request):
+        return never(state, plan, shape.request)
+    if verdict is None:
+        return _not_looked_at(state, cycle, job)
+    match verdict.hindrance:
+        case Hindrance.QUOTA:
+            share = state.shares[verdict.share]
+            return (
+                f"waits for the quota of {share.path}: it holds {share.gpus_held} of at most "
+                f"{share.max_gpus} GPUs, and the job asks for {request.gpu_count}"
+            )
+        case Hindrance.ARRAY:
+            array = state.arrays[shape.array]
+            assert array.job.spec.array is not None
+            limit = array.job.spec.array.limit
+            return f"waits for its array: {array.active} of at most {limit} tasks hold resources"
+        case Hindrance.CLAIM:
+            claim = state.claims.get(job.number)
+            numbers = [state.jobs[id].number for id in claim.victims] if claim else []
+            return "waits for jobs that make way for it" + (f": {_listed(numbers)}" if numbers else "")
+        case Hindrance.NEVER:
+            return f"waits for {asked(request)}: the nodes that could hold it take no work now"
+        case Hindrance.ROOM:
+            return _no_room(state, plan, job, verdict)
+
+
+def _not_looked_at(state: State, cycle: Cycle, job: Job) -> str:
+    if cycle.last > 0:
+        first = state.numbered[cycle.last - 1]
+        return f"waits for job {first.number}: the policy is strict, and nothing passes the first that waits"
+    if cycle.last < 0:
+        return "waits for its turn: the last cycle did not look so far down the queue"
+    return NEXT_CYCLE
+
+
+def _no_room(state: State, plan: Plan, job: Job, verdict: Verdict) -> str:
+    shape = state.shapes[job.shape]
+    request = state.requests[shape.request]
+    counts = survey(state, plan, job)
+    nodes = state.cluster.nodes_for(shape.request)
     where = "on one node" if nodes == 1 else f"spread over {nodes} nodes"
-    return f"waits for {_request(shape)} {where}: {_offer(shape, rooms.free.values(), 'free')}"
+    if counts["fits"] >= nodes and verdict.after:
+        return (
+            f"waits for {asked(request)} {where}: they are free, but {planned(verdict.after)} ahead of it "
+            "would start later"
+        )
+    if counts["fits"] >= nodes:
+        return NEXT_CYCLE
+    if counts["reserved"] and not counts["fits"]:
+        booked = f"waits for {asked(request)} {where}: {_are(counts['reserved'], 'node')} free only until "
+        return booked + "booked or planned for others, before it would end"
+    return f"waits for {asked(request)} {where}: {offer(request, plan.offer(shape.request), 'free')}"
 
 
-def _missing(shape: Shape, empty: list[Room]) -> str:
+def planned(count: int) -> str:
+    return "1 job planned" if count == 1 else f"{count} jobs planned"
+
+
+def _are(count: int, noun: str) -> str:
+    return f"1 {noun} is" if count == 1 else f"{count} {noun}s are"
+
+
+def _listed(numbers: list[int], most: int = 5) -> str:
+    shown = ", ".join(map(str, numbers[:most]))
+    return shown if len(numbers) <= most else f"{shown} and {len(numbers) - most} more"
+
+
+def survey(state: State, plan: Plan, job: Job) -> dict[str, int]:
+    """Nodes by the first reason why the job's largest part does not fit there now."""
+    duration_us = (job.time_limit_s or state.policy.assumed_time_limit_s) * 1_000_000
+    return dict(zip(VERDICTS, plan.survey(state.shapes[job.shape].request, duration_us), strict=True))
+
+
+# --- requests -------------------------------------------------------------------------------------------
+
+
+def never(state: State, plan: Plan, request_number: int) -> str:
+    """That this cluster can never hold a request, and what it lacks."""
+    request = state.requests[request_number]
+    return f"asks for {asked(request)}, more than this cluster has: {_missing(state, plan, request_number)}"
+
+
+def _missing(state: State, plan: Plan, number: int) -> str:
     """What an empty cluster lacks: nodes it may use, GPUs, nodes enough, or room on one of them."""
-    admitted = [room for room in empty if admits(shape, room)]
-    if not admitted:
+    request = state.requests[number]
+    nodes, total, most = there = plan.offer(number, True)
+    if not nodes:
         return "no node may be used for it"
-    if sum(_gpus(shape, room) for room in admitted) < shape.gpu_count:
-        return _offer(shape, admitted, "there")
-    if shape.nodes > len(admitted):
-        return f"it wants {shape.nodes} nodes, and {len(admitted)} may be used for it"
-    part = parts(shape, max(1, shape.nodes))[0]
-    has = [f"{max(_gpus(shape, room) for room in admitted)} such GPUs"] if shape.gpu_count else []
-    has += [f"{max(room.cores for room in admitted)} cores"] if shape.cpu_cores else []
-    has += [f"{max(room.memory_mib for room in admitted) / 1024:g} GB"] if shape.memory_mib else []
-    asked = [f"{part.gpus} GPUs"] if shape.gpu_count else []
-    asked += [f"{part.cores} cores"] if shape.cpu_cores else []
-    asked += [f"{part.memory_mib / 1024:g} GB"] if shape.memory_mib else []
-    where = "on one node" if shape.nodes < 2 else f"on each of {shape.nodes} nodes"
-    return f"it wants {', '.join(asked)} {where}; one node has at most {', '.join(has)}"
-
-
-def _request(shape: Shape) -> str:
-    wanted = []
-    if shape.gpu_count:
-        kind = f" {shape.gpu_type}" if shape.gpu_type else ""
-        memory = f" with {shape.gpu_memory_mib / 1024:g} GB" if shape.gpu_memory_mib else ""
-        wanted.append(f"{shape.gpu_count}{kind} GPU{'s' * (shape.gpu_count != 1)}{memory}")
-    if shape.cpu_cores:
-        wanted.append(f"{shape.cpu_cores} core{'s' * (shape.cpu_cores != 1)}")
-    if shape.memory_mib:
-        wanted.append(f"{shape.memory_mib / 1024:g} GB of memory")
-    if shape.constraints:
-        wanted.append("nodes with " + ", ".join(f"{key}={value}" for key, value in shape.constraints))
-    if shape.exclusive:
-        wanted.append("whole nodes for itself")
-    return ", ".join(wanted)
-
-
-def _gpus(shape: Shape, room: Room) -> int:
-    """How many of a node's GPUs will do."""
-    return sum(
-        sum(device.memory_mib >= shape.gpu_memory_mib for device in devices)
-        for kind, devices in room.devices.items()
-        if wants(shape, kind)
+    if total < request.gpu_count:
+        return offer(request, there, "there")
+    if request.nodes > nodes:
+        return f"it wants {request.nodes} nodes, and {nodes} may be used for it"
+    parts = max(1, request.nodes)
+    wanted = [f"{-(-request.gpu_count // parts)} GPUs"] if request.gpu_count else []
+    wanted += [f"{-(-request.cpu_cores // parts)} cores"] if request.cpu_cores else []
+    wanted += [f"{-(-request.memory_mib // parts) / 1024:g} GB"] if request.memory_mib else []
+    where = "on one node" if request.nodes < 2 else f"on each of {request.nodes} nodes"
+    return (
+        f"it wants {', '.join(wanted)} {where}; one node has at most {', '.join(_most(state, request, most))}"
     )
 
 
-def _offer(shape: Shape, rooms: Iterable[Room], word: str) -> str:
+def _most(state: State, request: Request, most: int) -> list[str]:
+    """The most that one node has of each thing asked for."""
+    inventories = [node.inventory for node in state.nodes.values() if not node.lost]
+    has = [f"{most} such GPUs"] if request.gpu_count else []
+    has += [f"{max(one.cpu_cores for one in inventories)} cores"] if request.cpu_cores else []
+    has += [f"{max(one.memory_mib for one in inventories) / 1024:g} GB"] if request.memory_mib else []
+    return has
+
+
+def offer(request: Request, offered: tuple[int, int, int], word: str) -> str:
     """What the nodes that the request admits have, all together and at most on one."""
-    admitted = [room for room in rooms if admits(shape, room)]
-    if not admitted:
+    nodes, total, most = offered
+    if not nodes:
         return "no node may be used for it now"
-    if shape.gpu_count:
-        gpus = [_gpus(shape, room) for room in admitted]
-        return f"{sum(gpus)} such GPUs are {word}, at most {max(gpus)} on one node"
-    return f"at most {max(room.cores for room in admitted)} cores are {word} on one node"
+    if request.gpu_count:
+        return f"{total} such GPUs are {word}, at most {most} on one node"
+    return f"at most {most} cores are {word} on one node"
+
+
+def asked(request: Request) -> str:
+    """A request in words."""
+    wanted = []
+    if request.gpu_count:
+        kind = f" {request.gpu_type}" if request.gpu_type else ""
+        memory = f" with {request.gpu_memory_mib / 1024:g} GB" if request.gpu_memory_mib else ""
+        wanted.append(f"{request.gpu_count}{kind} GPU{'s' * (request.gpu_count != 1)}{memory}")
+    if request.cpu_cores:
+        wanted.append(f"{request.cpu_cores} core{'s' * (request.cpu_cores != 1)}")
+    if request.memory_mib:
+        wanted.append(f"{request.memory_mib / 1024:g} GB of memory")
+    if request.constraints:
+        wanted.append("nodes with " + ", ".join(f"{key}={value}" for key, value in request.constraints))
+    if request.exclusive:
+        wanted.append("whole nodes for itself")
+    return ", ".join(wanted)

@@ -1,24 +1,67 @@
 """The scheduling cycle: which jobs start now, and where. A pure function of the state and one moment.
 
-Order: priority, then the share tree, then submission (``JobQueue.walk``). A job that does not fit is passed
-over and smaller ones behind it may start. Work per cycle is bounded by counts, never by a clock.
+Order: priority, then the share tree or age alone, then submission (``JobQueue.walk``). The first jobs that
+find no room get a reservation: the earliest time and place at which they can start if everything ends as its
+time limit says. Whoever comes after them starts now only if that delays no reservation. A job may make others
+of lower priority give way (``core.preempt``). Work per cycle is bounded by counts, never by a clock.
 """
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Iterator
+from enum import Enum, auto
 from heapq import heappop, heappush
-from typing import TypeVar
+from typing import TypedDict, TypeVar
 
 from msgspec import Struct
 
 from horizon.core import events as ev
 from horizon.core import limits
-from horizon.core.model import Allocation, JobState
-from horizon.core.placement import Room, empty_room, nodes_for, place, room_on, take
-from horizon.core.state import COST_PER_GPU, Job, Shape, State
+from horizon.core.charges import rate_of
+from horizon.core.model import Allocation, JobState, Placement
+from horizon.core.policy import UNLIMITED, Order
+from horizon.core.preempt import Search, Victims
+from horizon.core.state import COST_PER_GPU, SECOND_US, Claim, Job, Request, Shape, State
 
 E = TypeVar("E", tuple[int, int], tuple[int, int, int])
+Found = list[tuple[int, tuple[int, ...]]]
+"""A node's number and the slots of its devices, for each part of a request."""
+
+DRAIN = "drain of node "
+
+
+class Hindrance(Enum):
+    """Why a job that a cycle looked at did not start."""
+
+    ROOM = auto()
+    """It finds no room, or only where it would delay a reservation."""
+    NEVER = auto()
+    """It fits no node that takes work, ever."""
+    QUOTA = auto()
+    """Its account, or one above, would hold more than it may."""
+    ARRAY = auto()
+    """As many tasks of its array hold resources as may."""
+    CLAIM = auto()
+    """Others are being stopped for it."""
+
+
+class Verdict(Struct, frozen=True):
+    """What a cycle found of a waiting job, or of all like it."""
+
+    hindrance: Hindrance
+    share: int = 0
+    """Of a quota: the account whose it is."""
+    after: int = 0
+    """How many reservations had been made by then."""
+
+
+class Reservation(Struct, frozen=True):
+    """When and where a blocked job is planned to start."""
+
+    number: int
+    start_us: int
+    nodes: tuple[str, ...]
+    duration_us: int
 
 
 class Cycle(Struct, frozen=True):
@@ -29,31 +72,365 @@ class Cycle(Struct, frozen=True):
     """How many jobs it looked at."""
     more: bool
     """Whether it stopped at its bound, so that another cycle should follow at once."""
+    reservations: tuple[Reservation, ...] = ()
+    """In the order of the jobs."""
+    again_us: int | None = None
+    """When time alone may let something start, beyond ``State.next_deadline_us``."""
+    shape_verdicts: dict[int, Verdict] = {}
+    """Why jobs did not start: all of a shape, from the first that was looked at."""
+    job_verdicts: dict[int, Verdict] = {}
+    """And single jobs, by number."""
+    last: int = 0
+    """The number of the job at which a strict order stopped, -1 for a bound; 0 when all were looked at."""
 
 
 def schedule(state: State, now_us: int) -> Cycle:
     """The events of one cycle. Reads the state, writes nothing.
 
-    O(active shares + jobs examined + placements x nodes).
+    O(active shares + jobs examined + placements x nodes), nodes at a nanosecond each.
     """
-    events = _due(state, now_us)
-    placed, examined = _place_waiting(state, now_us)
-    bounded = max(len(events), len(placed)) >= limits.CYCLE_STARTS_MAX
-    return Cycle((*events, *placed), examined, bounded)
+    return Round(state, now_us).run()
+
+
+class Round:
+    """One cycle in the making. What it learns of jobs on the way says afterwards why they did not start."""
+
+    def __init__(self, state: State, now_us: int) -> None:
+        self.state = state
+        self.now_us = now_us
+        self.policy = state.policy
+        self.plan = state.cluster.plan(now_us)
+        self.events: list[ev.Event] = []
+        self.reservations: list[Reservation] = []
+        self.shape_verdicts: dict[int, Verdict] = {}
+        self.job_verdicts: dict[int, Verdict] = {}
+        self.last = 0
+        self._started: dict[int, int] = {}
+        """Rates of the jobs placed so far, by number."""
+        self._gpus_taken: dict[int, int] = {}
+        """GPUs given away in this cycle, by share."""
+        self._tasks_taken: dict[int, int] = {}
+        self._passed = False
+        """Whether a job ahead waits for room."""
+        self._searches = 0
+        self._again_us: int | None = None
+
+    def run(self) -> Cycle:
+        self.events += _due(self.state, self.now_us)
+        due = len(self.events)
+        examined = 0
+        if len(self.state.queue):
+            self._serve_claims()
+            examined = self._walk()
+        for reservation in self.reservations:
+            self._look_again(reservation.start_us)
+        bounded = max(due, len(self._started)) >= limits.CYCLE_STARTS_MAX
+        return Cycle(
+            tuple(self.events),
+            examined,
+            bounded,
+            tuple(self.reservations),
+            self._again_us,
+            self.shape_verdicts,
+            self.job_verdicts,
+            self.last,
+        )
+
+    def _look_again(self, at_us: int) -> None:
+        if at_us > self.now_us and (self._again_us is None or at_us < self._again_us):
+            self._again_us = at_us
+
+    # --- those for whom others make way ---------------------------------------------------------------
+
+    def _serve_claims(self) -> None:
+        """What was freed for a job is given to it first; what is still to come is kept for it."""
+        for number, claim in self.state.claims.items():
+            job = self.state.numbered[number - 1]
+            only = [self.state.nodes[name].index for name in claim.nodes]
+            request, duration_us = self.state.shapes[job.shape].request, self.duration_us(job)
+            if self._over_quota(job) is None:
+                found = self.plan.place(request, duration_us, (), only)
+                if found is not None:
+                    self._start(job, found, ev.Cause.PREEMPTION, 0)
+                    continue
+            if claim.victims and self._can_hold(claim):
+                self.plan.claim(request, only, duration_us)
+                self.job_verdicts[number] = Verdict(Hindrance.CLAIM)
+
+    def _can_hold(self, claim: Claim) -> bool:
+        nodes = (self.state.nodes[name] for name in claim.nodes)
+        return not any(node.lost or node.cordoned for node in nodes)
+
+    # --- the walk -------------------------------------------------------------------------------------
+
+    def _walk(self) -> int:
+        walk = self.state.queue.walk(self.now_us, self.policy.order is Order.FIFO)
+        self.last = -1
+        while len(self._started) < limits.CYCLE_STARTS_MAX and walk.examined < self.policy.examined_max:
+            number = walk.next()
+            if not number:
+                self.last = 0
+                break
+            if number in self._started:  # others made way for it
+                walk.take(self._started[number])
+                continue
+            if number in self.job_verdicts:
+                continue
+            job = self.state.numbered[number - 1]
+            verdict = self._look_at(job, walk.examined)
+            if verdict is None:
+                walk.take(self._started[number])
+                continue
+            if self._like_it_too(job, verdict):
+                walk.block(job.shape)
+                self.shape_verdicts[job.shape] = verdict
+            else:
+                self.job_verdicts[number] = verdict
+            if self.policy.strict and verdict.hindrance in (Hindrance.ROOM, Hindrance.NEVER):
+                self.last = number
+                break
+        return walk.examined
+
+    def _like_it_too(self, job: Job, verdict: Verdict) -> bool:
+        """Whether what was found of the job holds for all of its shape that follow, for this cycle: nothing
+        frees up within one, but while there are reservations to give, each job gets its own."""
+        if verdict.hindrance is Hindrance.CLAIM or job.avoid:
+            return False
+        return verdict.hindrance is not Hindrance.ROOM or not self._may_reserve
+
+    @property
+    def _may_reserve(self) -> bool:
+        depth = 0 if self.policy.strict else self.policy.reservation_depth
+        return depth == UNLIMITED or len(self.reservations) < depth
+
+    def _look_at(self, job: Job, rank: int) -> Verdict | None:
+        """Start the job, or say why not; then plan for it as far as the policy allows."""
+        shape = self.state.shapes[job.shape]
+        if shape.array and not self._array_has_room(shape):
+            return Verdict(Hindrance.ARRAY)
+        share = self._over_quota(job)
+        if share is not None:
+            return Verdict(Hindrance.QUOTA, share)
+        duration_us = self.duration_us(job)
+        avoid = self.avoided(job, shape.request)
+        found = self.plan.place(shape.request, duration_us, avoid)
+        if found is not None:
+            cause = ev.Cause.BACKFILL if self._passed else ev.Cause.PRIORITY
+            self._start(job, found, cause, rank)
+            return None
+        self._passed = True
+        if self._make_way(job, shape, duration_us, avoid):
+            return Verdict(Hindrance.CLAIM)
+        after = len(self.reservations)
+        if self._may_reserve and not self._reserve(job, shape.request, duration_us, avoid):
+            return Verdict(Hindrance.NEVER)
+        return Verdict(Hindrance.ROOM, after=after)
+
+    def duration_us(self, job: Job) -> int:
+        """For how long the job is planned to run."""
+        return (job.time_limit_s or self.policy.assumed_time_limit_s) * SECOND_US
+
+    def avoided(self, job: Job, request: int) -> list[int]:
+        """The nodes where the job failed, unless there is nowhere else to go."""
+        if not job.avoid:
+            return []
+        nodes = [self.state.nodes[name].index for name in job.avoid if name in self.state.nodes]
+        return nodes if self.state.cluster.nodes_for(request, nodes) else []
+
+    def _array_has_room(self, shape: Shape) -> bool:
+        array = self.state.arrays[shape.array]
+        assert array.job.spec.array is not None
+        return array.active + self._tasks_taken.get(shape.array, 0) < array.job.spec.array.limit
+
+    def _over_quota(self, job: Job) -> int | None:
+        """The account that would hold more than it may; None when none would."""
+        share = self.state.shares[job.share]
+        while share.parent >= 0:
+            share = self.state.shares[share.parent]
+            if share.max_gpus >= 0 and self.gpus_of(share.id) + job.spec.gpu_count > share.max_gpus:
+                return share.id
+        return None
+
+    def gpus_of(self, share: int) -> int:
+        """What the share holds, with what it got in this cycle."""
+        return self.state.shares[share].gpus_held + self._gpus_taken.get(share, 0)
+
+    def _start(self, job: Job, found: Found, cause: ev.Cause, rank: int) -> None:
+        state = self.state
+        self.plan.take()
+        allocation, gpu_type = allocate(state, state.requests[state.shapes[job.shape].request], found)
+        spec = job.spec
+        self._started[job.number] = rate_of(
+            self.policy, spec.gpu_count, gpu_type, spec.cpu_cores, spec.memory_mib
+        )
+        share = state.shares[job.share]
+        while spec.gpu_count and share.parent >= 0:
+            share = state.shares[share.parent]
+            self._gpus_taken[share.id] = self._gpus_taken.get(share.id, 0) + spec.gpu_count
+        if job.array:
+            self._tasks_taken[job.array] = self._tasks_taken.get(job.array, 0) + 1
+        self.events.append(
+            ev.JobScheduled(
+                job_id=job.id,
+                attempt=job.attempt + 1,
+                allocation=allocation,
+                cycle=state.cycle + 1,
+                now_us=self.now_us,
+                rank=rank,
+                score=state.queue.score(job.share, self.now_us) / COST_PER_GPU,
+                policy_version=state.policy_version,
+                cause=cause,
+            )
+        )
+
+    def _reserve(self, job: Job, request: int, duration_us: int, avoid: list[int]) -> bool:
+        planned = self.plan.earliest(request, duration_us, avoid)
+        if planned is None:
+            return False
+        self.plan.reserve()
+        start_us, indices = planned
+        nodes = tuple(self.state.node_names[index] for index in indices)
+        self.reservations.append(Reservation(job.number, start_us, nodes, duration_us))
+        if not job.predicted_us:
+            self.events.append(
+                ev.JobReserved(
+                    job_id=job.id,
+                    start_us=start_us,
+                    nodes=nodes,
+                    cycle=self.state.cycle + 1,
+                    now_us=self.now_us,
+                    policy_version=self.state.policy_version,
+                )
+            )
+        return True
+
+    # --- making others give way -----------------------------------------------------------------------
+
+    def _make_way(self, job: Job, shape: Shape, duration_us: int, avoid: list[int]) -> bool:
+        """Ask running jobs to stop for this one, if that lets it start."""
+        if not self.policy.preemption or not self.state.preemptible:
+            return False
+        if self._searches >= self.policy.preemption_searches_max:
+            return False
+        search = Search(self.state, self.plan, job, shape.request, duration_us, avoid, self.gpus_of)
+        if not search.candidates:
+            self._consider_later(search)
+            return False
+        self._searches += 1
+        victims = search.run()
+        if victims is None:
+            self._consider_later(search)
+            return False
+        self._stop(job, victims)
+        self.plan.claim(shape.request, victims.nodes, duration_us)
+        return True
+
+    def _consider_later(self, search: Search) -> None:
+        if search.again_us is not None:
+            self._look_again(search.again_us)
+
+    def _stop(self, job: Job, victims: Victims) -> None:
+        nodes = tuple(self.state.node_names[index] for index in victims.nodes)
+        for victim, lost_gpu_us in victims.jobs:
+            self.events.append(
+                ev.PreemptionRequested(
+                    job_id=victim.id,
+                    attempt=victim.attempt,
+                    by=job.id,
+                    reason=victims.reason,
+                    nodes=nodes,
+                    lost_gpu_us=lost_gpu_us,
+                    cycle=self.state.cycle + 1,
+                    now_us=self.now_us,
+                    policy_version=self.state.policy_version,
+                )
+            )
+
+
+def allocate(state: State, request: Request, found: Found) -> tuple[Allocation, str | None]:
+    """What the parts of a request get, and the type of its GPUs."""
+    placements = []
+    total, gpu_type = len(found), None
+    for place, (index, slots) in enumerate(found):
+        name = state.node_names[index]
+        devices = state.nodes[name].inventory.devices
+        if slots:
+            gpu_type = devices[slots[0]].gpu_type
+        placements.append(
+            Placement(
+                name,
+                tuple([devices[slot].uuid for slot in slots]),
+                share_of(request.cpu_cores, total, place),
+                share_of(request.memory_mib, total, place),
+            )
+        )
+    return tuple(placements), gpu_type
+
+
+def share_of(amount: int, parts: int, place: int) -> int:
+    """One part of an amount that is split as evenly as whole numbers allow, the larger ones first."""
+    share, rest = divmod(amount, parts)
+    return share + (place < rest)
+
+
+# --- what time alone brings -----------------------------------------------------------------------------
+
+
+class Mark(TypedDict):
+    """What tells the events of a cycle."""
+
+    cycle: int
+    now_us: int
+    policy_version: int
 
 
 def _due(state: State, now_us: int) -> list[ev.Event]:
-    """What time alone brings, as it fell due: begin times that came, time limits that were reached."""
-    events: list[ev.Event] = []
+    """What has fallen due: begin times that came, time limits that were reached, drains and bookings that
+    are over; and jobs whose dependencies can never hold. At most ``CYCLE_STARTS_MAX`` of each."""
+    mark = Mark(cycle=state.cycle + 1, now_us=now_us, policy_version=state.policy_version)
+    return [
+        *_begun(state, now_us, mark),
+        *_over_their_limit(state, now_us, mark),
+        *_drained(state, now_us, mark),
+        *_unbooked(state, now_us, mark),
+        *_doomed(state, mark),
+    ]
+
+
+def _begun(state: State, now_us: int, mark: Mark) -> Iterator[ev.Event]:
     for at_us, number in _fallen_due(state.begins, now_us):
         job = state.numbered[number - 1]
-        if job.begin_pending and job.spec.begin_at_us == at_us:
-            events.append(ev.JobReleased(job_id=job.id, begin_reached=True))
+        if job.begin_pending and job.begin_at_us == at_us:
+            yield ev.JobReleased(job_id=job.id, begin_reached=True, **mark)
+
+
+def _over_their_limit(state: State, now_us: int, mark: Mark) -> Iterator[ev.Event]:
     for at_us, number, attempt in _fallen_due(state.deadlines, now_us):
         job = state.numbered[number - 1]
         if _limit_reached(job, attempt, at_us):
-            events.append(ev.TimeLimitReached(job_id=job.id, attempt=attempt, time_limit_s=job.time_limit_s))
-    return events
+            yield ev.TimeLimitReached(job_id=job.id, attempt=attempt, time_limit_s=job.time_limit_s, **mark)
+
+
+def _drained(state: State, now_us: int, mark: Mark) -> Iterator[ev.Event]:
+    asked: dict[str, bool] = {}
+    for name, at_us in state.drains.items():
+        if at_us > now_us:
+            continue
+        for job in state.to_be_stopped(state.nodes[name]):
+            if job.id not in asked:
+                asked[job.id] = True
+                yield ev.RequeueRequested(job_id=job.id, attempt=job.attempt, by=DRAIN + name, **mark)
+
+
+def _unbooked(state: State, now_us: int, mark: Mark) -> Iterator[ev.Event]:
+    for booking in state.bookings.values():
+        if booking.end_us <= now_us:
+            yield ev.BookingEnded(booking=booking.id, by="its end", **mark)
+
+
+def _doomed(state: State, mark: Mark) -> Iterator[ev.Event]:
+    for number, reason in list(state.doomed.items())[: limits.CYCLE_STARTS_MAX]:
+        yield ev.JobFailed(job_id=state.numbered[number - 1].id, reason=reason, **mark)
 
 
 def _fallen_due(heap: list[E], now_us: int) -> list[E]:
@@ -74,66 +451,5 @@ def _limit_reached(job: Job, attempt: int, at_us: int) -> bool:
         job.state is JobState.RUNNING
         and job.attempt == attempt
         and job.stop is None
-        and job.started_at_us + job.time_limit_s * 1_000_000 == at_us
+        and job.started_at_us + job.time_limit_s * SECOND_US == at_us
     )
-
-
-def _place_waiting(state: State, now_us: int) -> tuple[list[ev.Event], int]:
-    placed: list[ev.Event] = []
-    if not len(state.queue):
-        return placed, 0
-    rooms = Rooms(state)
-    walk = state.queue.walk(now_us)
-    while len(placed) < limits.CYCLE_STARTS_MAX:
-        number = walk.next()
-        if not number:
-            break
-        job = state.numbered[number - 1]
-        allocation = rooms.place(state.shapes[job.shape])
-        if allocation is None:
-            walk.block(job.shape)  # nothing frees up within a cycle: its like need not be tried again
-            continue
-        score = state.queue.score(job.share, now_us) / COST_PER_GPU
-        walk.take()
-        placed.append(
-            ev.JobScheduled(
-                job_id=job.id,
-                attempt=job.attempt + 1,
-                allocation=allocation,
-                cycle=state.cycle + 1,
-                now_us=now_us,
-                rank=walk.examined,
-                score=score,
-            )
-        )
-    return placed, walk.examined
-
-
-class Rooms:
-    """The resources of all nodes within one cycle, looked up when first needed."""
-
-    def __init__(self, state: State) -> None:
-        self._nodes = state.nodes
-        self._holders = state.holders
-
-    @cached_property
-    def free(self) -> dict[str, Room]:
-        """What is free now, less what the cycle gave away."""
-        return {name: room_on(name, node, self._holders) for name, node in self._nodes.items()}
-
-    @cached_property
-    def empty(self) -> list[Room]:
-        """What there would be if nothing ran. A lost node does not count: it may never come back."""
-        return [empty_room(name, node) for name, node in self._nodes.items() if not node.lost]
-
-    def place(self, shape: Shape) -> Allocation | None:
-        """Place a request and take what it was given; None when it does not fit now."""
-        nodes = self.nodes_for(shape)
-        allocation = place(shape, nodes, self.free.values()) if nodes else None
-        if allocation is not None:
-            take(self.free, allocation, shape.exclusive)
-        return allocation
-
-    def nodes_for(self, shape: Shape) -> int:
-        """How many nodes the request takes; 0 when this cluster can never hold it."""
-        return nodes_for(shape, self.empty)

@@ -13,23 +13,23 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
+from horizon._placement import Cluster
 from horizon._queue import JobQueue
 from horizon.core.model import (
     Allocation,
     AllocationState,
+    DependencyKind,
     Inventory,
     JobSpec,
     JobState,
     Priority,
 )
+from horizon.core.policy import Policy
 
-HALF_LIFE_US: Final = 7 * 86_400 * 1_000_000
-CHARGE_AHEAD_US: Final = 3_600 * 1_000_000
 COST_PER_GPU: Final = 1_000
-"""Cost units a second of holding one GPU; usage is kept in cost units x seconds."""
-CORES_PER_GPU: Final = 16
-MEMORY_MIB_PER_GPU: Final = 128 * 1024
-"""A job is charged for its dominant resource: holding this many cores, or this much memory, costs a GPU."""
+"""Cost units a second of holding one GPU of a type the policy does not name; usage is kept in cost units x
+seconds."""
+SECOND_US: Final = 1_000_000
 
 
 class Stop(StrEnum):
@@ -37,6 +37,7 @@ class Stop(StrEnum):
 
     TIME_LIMIT = "time limit"
     PREEMPTION = "preemption"
+    REQUEUE = "requeue"
 
 
 class Job(Struct, gc=False):
@@ -52,9 +53,17 @@ class Job(Struct, gc=False):
     share: int
     """Its owner's leaf in the share tree."""
     shape: int
-    """Its request class: jobs of one shape fit, or do not fit, together."""
+    """Jobs of one shape may start, or may not, together."""
     held: bool
+    begin_at_us: int
+    """Not started before: as it was asked for, or after its wait before a retry."""
     begin_pending: bool
+    unmet: int = 0
+    """Dependencies that do not hold yet."""
+    array: int = 0
+    """Of a task: the number of its array."""
+    index: int = 0
+    """Of a task: its index in the array."""
     state: JobState = JobState.QUEUED
     version: int = 1
     attempt: int = 0
@@ -71,6 +80,22 @@ class Job(Struct, gc=False):
     attempts_lost: int = 0
     stop: Stop | None = None
     stopped_by: str = ""
+    """While it is being stopped: the id of the job it makes way for, or who asked for its requeue."""
+    rate: int = 0
+    """Cost units a second of what it holds."""
+    expected_us: int = 0
+    """When what it holds is expected back."""
+    saved_at_us: int = 0
+    """Of its attempt: the start of what would be lost by a preemption, its start or last checkpoint."""
+    preempted: int = 0
+    """How often it has been."""
+    lost_gpu_us: int = 0
+    """GPU-microseconds of work lost by its preemptions."""
+    avoid: tuple[str, ...] = ()
+    """Nodes where it failed."""
+    predicted_us: int = 0
+    """When it was first planned to start, since it last entered the queue; 0 when it was not."""
+    predicted_at_us: int = 0
     positions: list[int] = []
     """Where its events are in the log."""
 
@@ -81,20 +106,45 @@ class Job(Struct, gc=False):
             self.state is JobState.QUEUED
             and not self.held
             and not self.begin_pending
+            and not self.unmet
             and self.allocation_state is None
         )
 
 
+class ArrayState(Struct):
+    """What became of the tasks of an array, which itself is the job before them, and never runs."""
+
+    job: Job
+    counts: dict[JobState, int]
+    """Tasks by state."""
+    first: int
+    """The number of the first task; the others follow."""
+    total: int
+    active: int = 0
+    """Tasks that hold resources."""
+
+
 class Node(Struct):
-    """A node and what is free on it."""
+    """A node and what is held of it."""
 
     inventory: Inventory
+    index: int
+    """Its number in ``State.cluster``."""
+    slots: dict[str, int] = {}
+    """The place of each of its devices there."""
     cores_held: int = 0
     memory_held_mib: int = 0
     jobs: dict[str, bool] = {}
     """The jobs that hold something here, and whether the job wants the node for itself."""
     lost: bool = False
     lost_reason: str = ""
+    cordoned: bool = False
+    draining: bool = False
+    """Whether it is to be emptied, too."""
+    drain_by_us: int = 0
+    """What still runs then goes back to the queue; 0 for never."""
+    cordon_reason: str = ""
+    cordoned_by: str = ""
     version: int = 0
 
     @property
@@ -106,6 +156,19 @@ class Node(Struct):
         return self.inventory.memory_mib - self.memory_held_mib
 
 
+class Booking(Struct, frozen=True):
+    """Nodes that are kept free of jobs for a span of time."""
+
+    id: str
+    number: int
+    """In ``State.cluster``."""
+    nodes: tuple[str, ...]
+    start_us: int
+    end_us: int
+    by: str
+    reason: str
+
+
 class Share(Struct):
     """One account or user in the share tree; its usage is in the queue, under its ``id``."""
 
@@ -114,10 +177,13 @@ class Share(Struct):
     user: bool
     parent: int
     gpus_held: int = 0
+    max_gpus: int = -1
+    """-1 for no bound."""
+    guaranteed_gpus: int = 0
 
 
-class Shape(Struct, frozen=True):
-    """What makes two requests interchangeable for the scheduler."""
+class Request(Struct, frozen=True):
+    """What a job asks for: equal requests fit the same nodes. Its number is that in ``State.cluster``."""
 
     gpu_count: int
     gpu_type: str | None
@@ -128,14 +194,41 @@ class Shape(Struct, frozen=True):
     exclusive: bool
     constraints: tuple[tuple[str, str], ...]
 
-    @property
-    def rate(self) -> int:
-        """Cost units a second: the dominant of GPUs, cores and memory, in thousandths of a GPU."""
-        return max(
-            self.gpu_count * COST_PER_GPU,
-            self.cpu_cores * COST_PER_GPU // CORES_PER_GPU,
-            self.memory_mib * COST_PER_GPU // MEMORY_MIB_PER_GPU,
-        )
+
+class Shape(Struct, frozen=True):
+    """What makes two waiting jobs interchangeable for a cycle, but for their places in the order."""
+
+    request: int
+    """Its number."""
+    time_limit_s: int
+    account: int
+    """The share whose quotas bind it: that of its account."""
+    array: int
+    """The number of its array, when that limits how many tasks may run at once; else 0."""
+
+
+class Claim(Struct):
+    """A waiting job for which others are being stopped, and where it is to start."""
+
+    nodes: tuple[str, ...]
+    victims: dict[str, bool]
+    """The ids of those that still hold something."""
+
+
+class Estimates(Struct):
+    """How good planned starts have been: actual against first planned, in whole seconds, by size of error."""
+
+    total: int = 0
+    early_s: int = 0
+    """Sum over the starts that came before their time."""
+    late_s: int = 0
+    """Sum over those that came after it."""
+    ahead_s: int = 0
+    """Sum of how long before the planned start it was planned."""
+    early: list[int] = []
+    """Starts at or before their time, by bit length of the error in seconds: 0 s, 1 s, 2-3 s, 4-7 s, ..."""
+    late: list[int] = []
+    """Those after it."""
 
 
 class State:
@@ -153,18 +246,54 @@ class State:
         self.counts: dict[JobState, int] = dict.fromkeys(JobState, 0)
         self.holding: dict[str, Job] = {}
         """Jobs with an allocation, in the order they got it."""
-        self.queue = JobQueue(HALF_LIFE_US, CHARGE_AHEAD_US)
+        self.policy = Policy()
+        self.policy_version = 0
+        """0 before the first was set: then the defaults of this program hold."""
+        self.queue = JobQueue(self.policy.half_life_s * SECOND_US, self.policy.charge_ahead_s * SECOND_US)
+        self.cluster = Cluster()
         self.nodes: dict[str, Node] = {}
+        self.node_names: list[str] = []
+        """By the node's number in the cluster."""
+        self.device_places: dict[str, list[tuple[str, int]]] = {}
+        """Where each device is: node and slot. More than one when a device turned up elsewhere."""
+        self.device_kinds: dict[tuple[str, int], int] = {}
+        """Kinds of devices in the cluster by type, in small letters, and memory in GiB, rounded."""
+        self.gpu_types: dict[str, int] = {}
+        """Their types, in small letters, by number in the cluster."""
+        self.label_ids: dict[tuple[str, str], int] = {}
+        """Labels of nodes and of requests by number in the cluster."""
+        self.domain_ids: dict[tuple[str, str], int] = {}
+        """Labels that name what connects nodes, by number in the cluster."""
         self.holders: dict[str, str] = {}
         """Which job holds each GPU that is not free, ``releasing`` ones included. For all nodes together: a
         device that turns up on another node, or a node under another name, is still held."""
+        self.failed_devices: dict[str, str] = {}
+        """Devices that are not to be used, and why."""
+        self.bookings: dict[str, Booking] = {}
+        self.bookings_made = 0
+        self.drains: dict[str, int] = {}
+        """Nodes to be emptied by a moment."""
         self.accounts: dict[str, Share] = {}
         self.users: dict[tuple[str, str], Share] = {}
         self.shares: list[Share] = [Share(id=0, path="", user=False, parent=-1)]
         """Every share by its id in the queue's tree; 0 is the root."""
-        self.shape_ids: dict[tuple[object, ...], int] = {}
+        self.request_ids: dict[tuple[object, ...], int] = {}
+        """By the fields of the request."""
+        self.requests: list[Request] = []
+        self.shape_ids: dict[tuple[int, int, int, int], int] = {}
         """By the fields of the shape."""
         self.shapes: list[Shape] = []
+        self.arrays: dict[int, ArrayState] = {}
+        """By the number of the array."""
+        self.dependents: dict[int, list[tuple[int, DependencyKind]]] = {}
+        """By a job's number: the jobs that wait for what becomes of it, and for what."""
+        self.doomed: dict[int, str] = {}
+        """Jobs by number whose dependencies can never hold, and why: the next cycle fails them."""
+        self.preemptible: dict[str, Job] = {}
+        """Jobs that hold resources and may be preempted, in the order they got them."""
+        self.claims: dict[int, Claim] = {}
+        """By the number of the waiting job, in the order in which the others were asked to stop."""
+        self.estimates = Estimates()
         self.deadlines: list[tuple[int, int, int]] = []
         """Heap of (time limit reached at, job number, attempt); stale entries leave when they surface."""
         self.begins: list[tuple[int, int]] = []
@@ -186,9 +315,20 @@ class State:
             return 0 if job is None else job.version
         return self.versions.get(stream, 0)
 
+    def tasks(self, array: ArrayState) -> list[Job]:
+        """The tasks of an array, in their order. O(tasks)."""
+        return self.numbered[array.first - 1 : array.first - 1 + array.total]
+
+    def to_be_stopped(self, node: Node) -> list[Job]:
+        """What runs on a node that is to be emptied, and has not been asked to stop."""
+        jobs = [self.jobs[id] for id in node.jobs]
+        return [job for job in jobs if job.allocation_state is AllocationState.HELD and job.stop is None]
+
     def next_deadline_us(self) -> int | None:
         """When time alone will next change something, for whoever owns the clock."""
         moments = [heap[0][0] for heap in (self.deadlines, self.begins) if heap]
+        moments += [booking.end_us for booking in self.bookings.values()]
+        moments += [at_us for name, at_us in self.drains.items() if self.to_be_stopped(self.nodes[name])]
         return min(moments, default=None)
 
 
@@ -197,7 +337,8 @@ def digest(state: State) -> str:
     now_us = state.recorded_at_us
     queue = state.queue
     everything: tuple[Any, ...] = (
-        (state.position, state.recorded_at_us, state.epoch, state.cycle),
+        (state.position, state.recorded_at_us, state.epoch, state.cycle, state.policy_version),
+        state.policy,
         state.numbered,
         [job.id for job in state.holding.values()],
         state.nodes,
@@ -206,7 +347,18 @@ def digest(state: State) -> str:
             (share, queue.weight(share.id), queue.rate(share.id), queue.usage(share.id, now_us).hex())
             for share in state.shares
         ],
+        state.requests,
         state.shapes,
+        [[array.counts, array.active] for array in state.arrays.values()],
+        state.dependents,
+        state.doomed,
+        state.failed_devices,
+        list(state.bookings.values()),
+        state.drains,
+        list(state.claims.items()),
+        list(state.preemptible),
+        state.estimates,
+        [(state.cluster.state(node), state.cluster.free(node)) for node in range(len(state.cluster))],
         sorted(state.deadlines),
         sorted(state.begins),
         state.versions,

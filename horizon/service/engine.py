@@ -27,7 +27,7 @@ from horizon.core.blobs import decode_environment
 from horizon.core.decide import Events, Given, Rejected, decide
 from horizon.core.evolve import evolve
 from horizon.core.model import AllocationState, Exit, JobState
-from horizon.core.schedule import schedule
+from horizon.core.schedule import Cycle, schedule
 from horizon.core.state import Job, State
 from horizon.executors.port import AttemptKey, Executor, ExecutorError, Held, Launch
 from horizon.service.batch import BatchBuilder
@@ -106,13 +106,24 @@ _WORTH_A_CYCLE: Final = frozenset(
         ev.AllocationReleased,
         ev.NodeRegistered,
         ev.NodeChanged,
+        ev.NodeResumed,
+        ev.DeviceRecovered,
+        ev.BookingEnded,
         ev.ShareSet,
+        ev.QuotaSet,
+        ev.PolicySet,
     }
 )
 """After any of these a job may start that could not before."""
 
 _STARTS_OR_STOPS: Final = frozenset(
-    {ev.JobScheduled, ev.JobCancelled, ev.TimeLimitReached, ev.PreemptionRequested}
+    {
+        ev.JobScheduled,
+        ev.JobCancelled,
+        ev.TimeLimitReached,
+        ev.PreemptionRequested,
+        ev.RequeueRequested,
+    }
 )
 """What the executor must be told. (Looked up by type: ``isinstance`` on a Struct costs a Python call.)"""
 
@@ -143,6 +154,8 @@ class Engine:
         """What the batch in hand will answer."""
         self._wake = asyncio.Event()
         self._cycle_due = False
+        self.cycle = Cycle((), 0, False)
+        """The last one: it says why those wait that it did not start."""
         self._read_us = 0
         """The last reading of time, and when it was taken on a clock that never goes back."""
         self._read_at_us = 0
@@ -203,6 +216,10 @@ class Engine:
             config_digest=self._config.digest(),
         )
         batch.add((elected,), SCHEDULER, self.ids.new(), 0)
+        if not self.state.policy_version:
+            # From the first on the log says itself what was decided by, whatever a later program's defaults.
+            first = ev.PolicySet(version=1, policy=self.state.policy, by=SCHEDULER)
+            batch.add((first,), SCHEDULER, self.ids.new(), 0)
         names = {inventory.name for inventory in inventories}
         joins: list[cmd.Command] = [cmd.RegisterNode(inventory) for inventory in inventories]
         leaves: list[cmd.Command] = [
@@ -378,7 +395,7 @@ class Engine:
     def _cycle(self, batch: BatchBuilder, now_us: int) -> None:
         began = time.perf_counter()
         self._cycle_due = False
-        cycle = schedule(self.state, now_us)
+        self.cycle = cycle = schedule(self.state, now_us)
         batch.add(cycle.events, SCHEDULER, self.ids.new(), self.state.position)
         if cycle.more:
             self._cycle_due = True
@@ -481,10 +498,13 @@ class Engine:
     # --- what follows from what is durable ------------------------------------------------------------
 
     def _evolve(self, recorded: tuple[ev.Recorded, ...]) -> None:
+        waiting = len(self.state.queue)
         for one in recorded:
             evolve(self.state, one)
             if type(one.event) in _WORTH_A_CYCLE:
                 self._cycle_due = True
+        if len(self.state.queue) > waiting or self.state.doomed:  # what jobs depended on has been decided
+            self._cycle_due = True
         self.metrics.appended(recorded)
 
     def _act(self, recorded: tuple[ev.Recorded, ...]) -> None:
@@ -497,8 +517,11 @@ class Engine:
             if kind is ev.JobScheduled:
                 self.metrics.wait(job.scheduled_at_us - job.created_at_us)
                 self._launch_soon(job)
-            elif job.allocation_state is not None:
-                self.executor.stop(_key(job), job.spec.grace_period_s)
+                continue
+            array = self.state.arrays.get(job.number)
+            for one_job in [job] if array is None else self.state.tasks(array):
+                if one_job.allocation_state is not None:
+                    self.executor.stop(_key(one_job), one_job.spec.grace_period_s)
 
     def _launch_soon(self, job: Job) -> None:
         spec = job.spec
@@ -550,6 +573,9 @@ class Engine:
             environment=decode_environment(blobs.get(spec.environment_digest or "")),
             working_dir=spec.working_dir,
             grace_period_s=spec.grace_period_s,
+            stop_signal=spec.stop_signal,
+            array=job.array,
+            index=job.index,
         )
 
     # --- answering ------------------------------------------------------------------------------------
@@ -622,7 +648,8 @@ class Engine:
 
     def _arm_timer(self) -> None:
         """Have a cycle run when time alone changes something: a limit is reached, a begin time comes."""
-        at_us = self.state.next_deadline_us()
+        moments = (self.state.next_deadline_us(), self.cycle.again_us)
+        at_us = min((moment for moment in moments if moment is not None), default=None)
         if at_us == self._timer_us:
             return
         if self._timer is not None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from horizon.core import commands as cmd
 from horizon.core import events as ev
 from horizon.core.decide import Events, Given, Rejected, decide
 from horizon.core.evolve import evolve
 from horizon.core.model import LEGAL_MOVES, Device, Exit, Inventory, JobSpec, JobState, Placement
-from horizon.core.schedule import schedule
+from horizon.core.schedule import Cycle, schedule
 from horizon.core.state import Job, State, digest
 from horizon.store import codec
 from horizon.store.port import GENESIS_HASH, Head
@@ -43,6 +45,7 @@ class World:
         self.now_us = T0
         self.happened: Events = ()
         self.refused: Rejected | None = None
+        self.last_cycle = Cycle((), 0, False)
         self.moves: set[tuple[JobState, JobState]] = set()
         """The moves made so far; an illegal one fails the test at once."""
 
@@ -74,7 +77,12 @@ class World:
         return self.record(*events)
 
     def cycle(self) -> World:
-        return self.record(*schedule(self.state, self.now_us).events)
+        self.last_cycle = schedule(self.state, self.now_us)
+        return self.record(*self.last_cycle.events)
+
+    def policy(self, **fields: Any) -> World:
+        """Change these fields of the policy."""
+        return self.when(cmd.SetPolicy(msgspec.structs.replace(self.state.policy, **fields)))
 
     def later(self, seconds: float) -> World:
         self.now_us += int(seconds * SECOND)
@@ -90,6 +98,11 @@ class World:
 
     def then_nothing(self) -> World:
         return self.then()
+
+    def then_no_start(self) -> World:
+        """Nothing was placed; what was planned for the blocked does not matter."""
+        assert not self.starts(), self.happened
+        return self
 
     def then_refused(self, *words: str) -> World:
         assert self.refused is not None, f"was not refused: {self.happened}"

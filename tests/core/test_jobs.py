@@ -92,12 +92,13 @@ def test_a_repeated_or_late_report_changes_nothing(report: cmd.Report) -> None:
 
 
 def test_a_report_of_an_earlier_attempt_changes_nothing() -> None:
-    world = given().submit(max_retries=1).cycle().started().ended(exit=BAD).cycle().started()
+    world = given().policy(retry_backoff_s=0).submit(max_retries=1)
+    world.cycle().started().ended(exit=BAD).cycle().started()
     world.when(cmd.ReportEnded(job_id(1), 1, OK)).then_nothing().is_(JobState.RUNNING)
 
 
 def test_a_failed_job_with_retries_left_goes_back_to_its_place_in_the_queue() -> None:
-    world = given(node(gpus=1)).submit(max_retries=1).submit().cycle().started()
+    world = given(node(gpus=1)).policy(retry_backoff_s=0).submit(max_retries=1).submit().cycle().started()
     world.ended(exit=BAD).then(ev.JobRequeued, ev.AllocationReleased).is_(JobState.QUEUED)
     assert world.cycle().starts() == [1]
     world.started().ended(exit=BAD).then(ev.JobFailed, ev.AllocationReleased).check()
@@ -105,7 +106,7 @@ def test_a_failed_job_with_retries_left_goes_back_to_its_place_in_the_queue() ->
 
 
 def test_a_lost_attempt_is_run_again_without_spending_a_retry_but_not_for_ever() -> None:
-    world = given().submit()
+    world = given().policy(retry_backoff_s=0).submit()
     for _ in range(5):
         world.cycle().started().ended(exit=Exit(error="its keeper was killed"), lost=True)
         world.then(ev.JobRequeued, ev.AllocationReleased)
@@ -115,7 +116,8 @@ def test_a_lost_attempt_is_run_again_without_spending_a_retry_but_not_for_ever()
 
 
 def test_a_requeued_job_does_not_start_before_its_last_attempt_is_gone() -> None:
-    world = given().submit(max_retries=1).cycle().started().ended(exit=BAD, released=False)
+    world = given().policy(retry_backoff_s=0).submit(max_retries=1)
+    world.cycle().started().ended(exit=BAD, released=False)
     world.then(ev.JobRequeued).cycle().then_nothing()
     world.when(cmd.ReportReleased(job_id(1), 1))
     assert world.cycle().starts() == [1]
@@ -125,7 +127,9 @@ def test_a_requeued_job_does_not_start_before_its_last_attempt_is_gone() -> None
 def test_a_job_that_uses_up_its_time_limit_is_stopped_and_then_fails() -> None:
     world = given().submit(time_limit_s=60).cycle().started()
     world.later(59).cycle().then_nothing()
-    world.later(1).cycle().then(ev.TimeLimitReached(job_id=job_id(1), attempt=1, time_limit_s=60))
+    world.later(1).cycle().then(
+        ev.TimeLimitReached(job_id=job_id(1), attempt=1, time_limit_s=60, cycle=2, now_us=world.now_us)
+    )
     world.is_(JobState.RUNNING).later(5).cycle().then_nothing()
     world.ended(exit=Exit(signal=15)).then(ev.JobFailed, ev.AllocationReleased)
     assert world.job().reason == "its time limit of 60 s was reached"
@@ -152,26 +156,36 @@ def test_a_job_with_a_begin_time_waits_for_it() -> None:
     world = given()
     world.submit(begin_at_us=world.now_us + 10_000_000).cycle().then_nothing()
     assert world.state.next_deadline_us() == world.now_us + 10_000_000
-    world.later(10).cycle().then(ev.JobReleased(job_id=job_id(1), begin_reached=True))
+    world.later(10).cycle().then(
+        ev.JobReleased(job_id=job_id(1), begin_reached=True, cycle=1, now_us=world.now_us)
+    )
     assert world.cycle().starts() == [1]
     assert world.state.next_deadline_us() is None
     world.check()
 
 
+def making_way() -> World:
+    """Job 1 of two GPUs, being stopped after 100 s for job 3, which is urgent; job 2 waits like job 1."""
+    world = given(node(gpus=2)).submit(gpu_count=2, preemptible=True).cycle().started().later(100)
+    world.submit(gpu_count=2, preemptible=True).submit(gpu_count=2, priority=Priority.URGENT)
+    return world.cycle()
+
+
 def test_a_preempted_job_goes_back_to_its_place_with_what_it_lost_on_record() -> None:
-    world = given(node(gpus=2)).submit(gpu_count=2).submit(gpu_count=2).cycle().started()
-    world.when(cmd.Preempt(job_id(1), "job 7", "Urgent")).then(ev.PreemptionRequested).is_(JobState.RUNNING)
-    world.later(5).ended(exit=Exit(signal=15))
+    world = making_way().is_(JobState.RUNNING).later(5).ended(exit=Exit(signal=15))
     world.then(ev.JobPreempted, ev.JobRequeued, ev.AllocationReleased).is_(JobState.QUEUED)
     [preempted] = [r.event for r in world.log if isinstance(r.event, ev.JobPreempted)]
-    assert preempted.lost_gpu_us == 2 * 5_000_000
+    assert preempted.lost_gpu_us == 2 * 105_000_000
+    assert world.job().reason == "preempted by job 3 of alice (Urgent)"
+    assert world.cycle().starts() == [3]
+    world.started(3).ended(3)
     assert world.cycle().starts() == [1]
     assert world.job().retries_used == 0
     world.check()
 
 
 def test_a_job_may_be_cancelled_while_it_is_being_preempted() -> None:
-    world = running().when(cmd.Preempt(job_id(1), "job 7", "Urgent")).when(cmd.Cancel(job_id(1)))
+    world = making_way().when(cmd.Cancel(job_id(1)))
     world.is_(JobState.CANCELLED).ended(exit=Exit(signal=15)).then(ev.AllocationReleased).check()
 
 
@@ -180,7 +194,7 @@ def test_an_ended_job_cannot_be_cancelled_or_changed(exit: Exit) -> None:
     world = running().ended(exit=exit)
     world.when(cmd.Cancel(job_id(1))).then_refused("already ended")
     world.when(cmd.Update(job_id(1), priority=Priority.HIGH)).then_refused("already ended")
-    world.when(cmd.Preempt(job_id(1), "x", "y")).then_refused("only a running job")
+    world.when(cmd.Requeue(job_id(1))).then_refused("only a running job")
 
 
 def test_a_running_job_cannot_be_held() -> None:
@@ -223,5 +237,5 @@ def test_a_batch_is_taken_whole_or_not_at_all() -> None:
 
 
 def test_a_job_that_ends_well_while_it_is_being_preempted_is_completed() -> None:
-    world = running().when(cmd.Preempt(job_id(1), "job 7", "Urgent")).ended()
+    world = making_way().ended()
     world.then(ev.JobCompleted, ev.AllocationReleased).is_(JobState.COMPLETED).check()

@@ -116,7 +116,7 @@ def test_what_one_node_could_hold_waits_for_one_node() -> None:
         ("a", 1),
         ("b", 1),
     ]
-    world.submit(gpu_count=4).cycle().then_nothing()
+    world.submit(gpu_count=4).cycle().then_no_start()
 
 
 def test_what_no_node_can_hold_is_spread_over_as_few_as_can() -> None:
@@ -248,7 +248,7 @@ def test_a_cycle_reads_the_state_and_writes_nothing() -> None:
 
 
 def why(world: World, number: int = 1) -> str:
-    return explainer(world.state)(world.job(number))
+    return explainer(world.state, world.last_cycle, world.now_us)(world.job(number))
 
 
 def test_a_job_larger_than_the_cluster_is_told_so() -> None:

@@ -1,0 +1,1764 @@
+"""Which devices, and when: the bodies of what ``_placement.pxd`` lists.
+
+Every choice is a comparison of integers that ends in the number of a node, so it never depends on how
+anything is stored. Nothing is allocated while a question is being answered but the answer itself.
+"""
+
+cimport cython
+from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Realloc
+from libc.stdlib cimport qsort
+from libc.string cimport memchr, memcpy, memset
+
+cdef int64_t TIME_MAX = 1 << 61
+cdef int64_t NEVER = 1 << 62
+cdef int64_t AMOUNT_MAX = 1 << 50       # cores or MiB of one node or request
+cdef int64_t CLOSEST = (<int64_t>1 << 40) + (<int64_t>1 << 20) + 1      # Plan.spread: one group of each
+cdef int32_t COUNT_MAX = 1 << 30        # nodes, devices, kinds, requests
+
+cdef enum:
+    NOTHING = 0
+    PLACED = 1
+    PLANNED = 2
+
+cdef enum Grouping:
+    LINK_GROUP = 0
+    NUMA_NODE = 1
+    PCIE_ROOT = 2
+
+TOPOLOGY_TRIED = TRIED
+SPLITS_TRIED = SPLITS
+LOST = GONE
+CORDONED = CLOSED
+OPEN = READY
+VERDICTS = (
+    "fits", "closed", "labels", "kind", "small", "shared", "devices", "cores", "memory", "reserved"
+)
+
+
+# ------------------------------------------------------------------------------------------------ memory
+
+cdef void *resized(void *block, int64_t count, int64_t size) except NULL:
+    """The block grown to `count` items of `size` bytes; on MemoryError the old block is untouched."""
+    cdef void *grown = PyMem_Realloc(block, <size_t>((count if count else 1) * size))
+    if grown == NULL:
+        raise MemoryError
+    return grown
+
+
+cdef void *zeroed(int64_t count, int64_t size) except NULL:
+    cdef void *block = PyMem_Calloc(<size_t>(count if count else 1), <size_t>size)
+    if block == NULL:
+        raise MemoryError
+    return block
+
+
+cdef inline int32_t grown_room(int32_t room) noexcept nogil:
+    return 2 * room if room > 4 else 8
+
+
+cdef int32_t *numbers_of(items, int32_t total, const char *what) except NULL:
+    """A sequence of numbers from 0 as an array of our own."""
+    cdef int32_t *numbers = <int32_t *>zeroed(total, sizeof(int32_t))
+    cdef int32_t at
+    try:
+        for at in range(total):
+            numbers[at] = items[at]
+            if numbers[at] < 0:
+                raise ValueError(f"{what.decode()} must not be negative, not {numbers[at]}")
+    except BaseException:
+        PyMem_Free(numbers)
+        raise
+    return numbers
+
+
+cdef inline bint among(int32_t number, const int32_t *numbers, int32_t total) noexcept nogil:
+    cdef int32_t at
+    for at in range(total):
+        if numbers[at] == number:
+            return True
+    return False
+
+
+cdef bint among_jobs(int64_t number, const int64_t *numbers, int32_t total) noexcept nogil:
+    """Whether it is one of these, which are in growing order. O(log total)."""
+    cdef int32_t low = 0
+    cdef int32_t high = total
+    cdef int32_t middle
+    while low < high:
+        middle = (low + high) // 2
+        if numbers[middle] < number:
+            low = middle + 1
+        else:
+            high = middle
+    return low < total and numbers[low] == number
+
+
+cdef int check_time(int64_t us, const char *what) except -1:
+    if not 0 <= us <= TIME_MAX:
+        raise ValueError(f"{what.decode()} must be between 0 and 2**61, not {us}")
+    return 0
+
+
+cdef int check_amount(int64_t amount, const char *what) except -1:
+    if not 0 <= amount <= AMOUNT_MAX:
+        raise ValueError(f"{what.decode()} must be between 0 and 2**50, not {amount}")
+    return 0
+
+
+# ------------------------------------------------------------------------------------- changes over time
+
+cdef int insert_change(Changes *changes, const Change *change) except -1:
+    """Puts a change behind those of the same time. O(changes)."""
+    cdef int32_t at
+    if changes.total == changes.room:
+        changes.items = <Change *>resized(changes.items, grown_room(changes.room), sizeof(Change))
+        changes.room = grown_room(changes.room)
+    at = changes.total
+    while at > 0 and changes.items[at - 1].at_us > change.at_us:
+        changes.items[at] = changes.items[at - 1]
+        at -= 1
+    changes.items[at] = change[0]
+    changes.total += 1
+    return 0
+
+
+cdef inline int32_t bucket_of(int64_t free) noexcept nogil:
+    if free <= 0:
+        return 0
+    return <int32_t>free if free < BUCKETS - 1 else BUCKETS - 1
+
+
+# --------------------------------------------------------------------------------------------- requests
+
+cdef inline int64_t part_of(int64_t amount, int64_t nodes, int64_t place) noexcept nogil:
+    return amount // nodes + (place < amount % nodes)
+
+
+cdef inline int64_t next_size(int64_t place, int64_t rest, int64_t until) noexcept nogil:
+    return rest if place < rest < until else until
+
+
+cdef void split_parts(const Request *request, int32_t nodes, Split *split) noexcept nogil:
+    """The parts of a request over so many nodes, by size, the largest first; each fits where the one before
+    it does. They change size where one of the three amounts runs out of remainder."""
+    cdef int64_t place = 0
+    cdef int64_t until
+    cdef Level *level
+    split.total = 0
+    split.nodes = nodes
+    while place < nodes:
+        until = next_size(place, request.gpus % nodes, nodes)
+        until = next_size(place, request.cores % nodes, until)
+        until = next_size(place, request.memory % nodes, until)
+        level = &split.levels[split.total]
+        level.gpus = <int32_t>part_of(request.gpus, nodes, place)
+        level.cores = part_of(request.cores, nodes, place)
+        level.memory = part_of(request.memory, nodes, place)
+        level.seats = request.seats
+        level.count = <int32_t>(until - place)
+        level.enough = <int32_t>until
+        split.total += 1
+        place = until
+
+
+cdef inline bint wants_kind(const Request *request, const Kind *kind) noexcept nogil:
+    return (
+        (request.gpu_type < 0 or request.gpu_type == kind.gpu_type) and kind.memory >= request.gpu_memory
+    )
+
+
+cdef bint has_labels(const Node *node, const Request *request) noexcept nogil:
+    cdef int32_t at
+    for at in range(request.label_total):
+        if not among(request.labels[at], node.labels, node.label_total):
+            return False
+    return True
+
+
+cdef inline int32_t bin_of(const Node *node, int32_t kind) noexcept nogil:
+    """The node's devices of a kind; NO_BIN when it has none."""
+    cdef int32_t at
+    for at in range(node.bin_total):
+        if node.bins[at].kind == kind:
+            return at
+    return NO_BIN
+
+
+cdef inline bint holds_part(const Node *node, int32_t bin, const Level *part) noexcept nogil:
+    """Whether the part would fit if nothing were held here."""
+    if part.gpus and (bin == NO_BIN or node.bins[bin].total < part.gpus):
+        return False
+    return node.cores >= part.cores and node.memory >= part.memory
+
+
+# ---------------------------------------------------------------------------------------------- cluster
+
+@cython.final
+cdef class Cluster:
+
+    def __dealloc__(self):
+        cdef int32_t at
+        for at in range(self.node_total):
+            PyMem_Free(self.nodes[at].devices)
+            PyMem_Free(self.nodes[at].bins)
+            PyMem_Free(self.nodes[at].holds)
+            PyMem_Free(self.nodes[at].booked.items)
+            PyMem_Free(self.nodes[at].labels)
+        for at in range(self.kind_total):
+            PyMem_Free(self.kinds[at].tally)
+            PyMem_Free(self.kinds[at].free)
+        for at in range(self.request_total):
+            PyMem_Free(self.requests[at].labels)
+        PyMem_Free(self.nodes)
+        PyMem_Free(self.kinds)
+        PyMem_Free(self.requests)
+
+    # ------------------------------------------------------------------------------------- what there is
+
+    def add_kind(self, int gpu_type, int64_t memory_mib):
+        cdef Kind *kind
+        if gpu_type < 0:
+            raise ValueError(f"a type is a number from 0, not {gpu_type}")
+        check_amount(memory_mib, b"memory_mib")
+        if self.kind_total == self.kind_room:
+            self.kinds = <Kind *>resized(self.kinds, grown_room(self.kind_room), sizeof(Kind))
+            self.kind_room = grown_room(self.kind_room)
+        kind = &self.kinds[self.kind_total]
+        kind.memory = memory_mib
+        kind.gpu_type = gpu_type
+        kind.tally = <int32_t *>zeroed(BUCKETS, sizeof(int32_t))
+        try:
+            kind.free = <uint8_t *>zeroed(self.node_room, 1)
+        except MemoryError:
+            PyMem_Free(kind.tally)
+            raise
+        kind.tally[0] = self.node_total
+        self.kind_total += 1
+        self.version += 1
+        return self.kind_total - 1
+
+    def add_node(self):
+        cdef int32_t at
+        self.reserve_node()
+        memset(&self.nodes[self.node_total], 0, sizeof(Node))
+        for at in range(NEARNESS):
+            self.nodes[self.node_total].domain[at] = -1
+        self.nodes[self.node_total].free_seats = SEATS
+        for at in range(self.kind_total):
+            self.kinds[at].free[self.node_total] = 0
+            self.kinds[at].tally[0] += 1
+        self.node_total += 1
+        self.version += 1
+        return self.node_total - 1
+
+    def set_node(self, int node, int64_t cores, int64_t memory_mib, devices, labels=(), domains=()):
+        cdef Node *changed = self.node_at(node)
+        cdef Node made = changed[0]
+        cdef int32_t at
+        check_amount(cores, b"cores")
+        check_amount(memory_mib, b"memory_mib")
+        if len(domains) > NEARNESS:
+            raise ValueError(f"a node can be in {NEARNESS} domains, not {len(domains)}")
+        for at in range(NEARNESS):
+            made.domain[at] = domains[at] if at < len(domains) else -1
+        made.labels = NULL
+        made.devices = NULL
+        made.bins = NULL
+        try:
+            self.read_devices(&made, devices)
+            made.label_total = <int32_t>len(labels)
+            made.labels = numbers_of(labels, made.label_total, b"a label")
+        except BaseException:
+            PyMem_Free(made.devices)
+            PyMem_Free(made.bins)
+            raise
+        PyMem_Free(changed.devices)
+        PyMem_Free(changed.bins)
+        PyMem_Free(changed.labels)
+        made.cores = made.free_cores = cores
+        made.memory = made.free_memory = memory_mib
+        made.free_seats = SEATS
+        made.hold_total = 0
+        made.booked.total = 0
+        changed[0] = made
+        for at in range(NEARNESS):
+            self.domain_most = max(self.domain_most, made.domain[at])
+        self.device_most = max(self.device_most, made.device_total)
+        self.forget(changed)
+        self.refresh(node)
+        self.capacity += 1
+        self.version += 1
+
+    cdef void forget(self, Node *node) noexcept:
+        """No node keeps a bucket for a kind that it has no longer."""
+        cdef int32_t kind
+        cdef int32_t index = <int32_t>(node - self.nodes)
+        for kind in range(self.kind_total):
+            if bin_of(node, kind) == NO_BIN:
+                self.kinds[kind].tally[self.kinds[kind].free[index]] -= 1
+                self.kinds[kind].tally[0] += 1
+                self.kinds[kind].free[index] = 0
+
+    cdef int read_devices(self, Node *made, devices) except -1:
+        """The devices and their bins, in the order in which the kinds first appear."""
+        cdef int32_t at, bin, kind, grouping
+        cdef Device *device
+        made.device_total = <int32_t>len(devices)
+        made.bin_total = 0
+        made.devices = <Device *>zeroed(made.device_total, sizeof(Device))
+        made.bins = <Bin *>zeroed(self.kind_total, sizeof(Bin))
+        for at in range(made.device_total):
+            device = &made.devices[at]
+            kind, device.group[<int>LINK_GROUP], device.group[<int>NUMA_NODE], device.group[<int>PCIE_ROOT] = (
+                devices[at]
+            )
+            if not 0 <= kind < self.kind_total:
+                raise KeyError(f"there is no kind {kind}")
+            bin = bin_of(made, kind)
+            if bin == NO_BIN:
+                bin = made.bin_total
+                made.bins[bin].kind = kind
+                made.bin_total += 1
+            device.bin = bin
+            device.usable = 1
+            for grouping in range(GROUPINGS):
+                device.group[grouping] = max(device.group[grouping], -1)
+        for bin in range(made.bin_total):
+            order_groupings(made, bin)
+        return 0
+
+    cdef int reserve_node(self) except -1:
+        cdef int32_t room = self.node_room
+        cdef int32_t kind
+        if self.node_total < room:
+            return 0
+        room = grown_room(room)
+        for kind in range(self.kind_total):
+            self.kinds[kind].free = <uint8_t *>resized(self.kinds[kind].free, room, 1)
+        self.nodes = <Node *>resized(self.nodes, room, sizeof(Node))
+        self.node_room = room
+        return 0
+
+    def set_state(self, int node, int state):
+        cdef Node *changed = self.node_at(node)
+        if not GONE <= state <= READY:
+            raise ValueError(f"a node is LOST, CORDONED or OPEN, not {state}")
+        changed.state = state
+        self.refresh(node)
+        self.capacity += 1
+        self.version += 1
+
+    def set_device(self, int node, int slot, bint usable):
+        cdef Node *changed = self.node_at(node)
+        if not 0 <= slot < changed.device_total:
+            raise ValueError(f"node {node} has no slot {slot}")
+        changed.devices[slot].usable = usable
+        self.recount(changed)
+        self.refresh(node)
+        self.capacity += 1
+        self.version += 1
+
+    def state(self, int node):
+        return self.node_at(node).state
+
+    def free(self, int node):
+        cdef Node *asked = self.node_at(node)
+        cdef int32_t at
+        slots = tuple([
+            at for at in range(asked.device_total)
+            if asked.devices[at].usable and not asked.devices[at].holder
+        ])
+        return asked.free_cores, asked.free_memory, slots
+
+    def __len__(self):
+        return self.node_total
+
+    def memory_bytes(self):
+        cdef int64_t held = self.node_room * <int64_t>sizeof(Node) + self.kind_room * <int64_t>sizeof(Kind)
+        cdef int32_t at
+        held += self.request_room * <int64_t>sizeof(Request)
+        held += self.kind_total * <int64_t>(self.node_room + BUCKETS * <int64_t>sizeof(int32_t))
+        for at in range(self.node_total):
+            held += self.nodes[at].device_total * <int64_t>sizeof(Device)
+            held += self.nodes[at].bin_total * <int64_t>sizeof(Bin)
+            held += self.nodes[at].hold_room * <int64_t>sizeof(Hold)
+            held += self.nodes[at].booked.room * <int64_t>sizeof(Change)
+            held += self.nodes[at].label_total * <int64_t>sizeof(int32_t)
+        for at in range(self.request_total):
+            held += self.requests[at].label_total * <int64_t>sizeof(int32_t)
+        return held
+
+    cdef Node *node_at(self, int node) except NULL:
+        if not 0 <= node < self.node_total:
+            raise KeyError(f"there is no node {node}")
+        return &self.nodes[node]
+
+    cdef void refresh(self, int32_t node) noexcept:
+        """Files the node under its free devices of each kind. O(kinds of the node)."""
+        cdef Node *changed = &self.nodes[node]
+        cdef Kind *kind
+        cdef int32_t at, bucket
+        for at in range(changed.bin_total):
+            kind = &self.kinds[changed.bins[at].kind]
+            bucket = bucket_of(changed.bins[at].free) if changed.state == READY else 0
+            kind.tally[kind.free[node]] -= 1
+            kind.tally[bucket] += 1
+            kind.free[node] = <uint8_t>bucket
+
+    cdef void recount(self, Node *node) noexcept:
+        """Counts the usable devices anew, free ones and those each hold gives back. O(devices x holds)."""
+        cdef int32_t at, hold
+        cdef Device *device
+        for at in range(node.bin_total):
+            node.bins[at].total = node.bins[at].free = 0
+        for hold in range(node.hold_total):
+            node.holds[hold].gpus = 0
+        for at in range(node.device_total):
+            device = &node.devices[at]
+            if not device.usable:
+                continue
+            node.bins[device.bin].total += 1
+            if not device.holder:
+                node.bins[device.bin].free += 1
+                continue
+            for hold in range(node.hold_total):
+                if node.holds[hold].number == device.holder and node.holds[hold].bin == device.bin:
+                    node.holds[hold].gpus += 1
+                    break
+
+    # ------------------------------------------------------------------------------------- what is held
+
+    def hold(self, int node, int64_t number, slots, int64_t cores, int64_t memory_mib, bint exclusive,
+             int64_t end_us, bint seats=True):
+        cdef Node *changed = self.node_at(node)
+        cdef int32_t total = <int32_t>len(slots)
+        cdef int32_t *taken
+        cdef int32_t at, bin
+        cdef Hold made
+        if number < 1:
+            raise ValueError(f"a job's number is 1 or more, not {number}")
+        check_amount(cores, b"cores")
+        check_amount(memory_mib, b"memory_mib")
+        check_time(end_us, b"end_us")
+        for at in range(changed.hold_total):
+            if changed.holds[at].number == number:
+                raise ValueError(f"job {number} holds something on node {node} already")
+        taken = numbers_of(slots, total, b"a slot")
+        try:
+            while changed.hold_room < changed.hold_total + changed.bin_total + 1:
+                changed.holds = <Hold *>resized(
+                    changed.holds, grown_room(changed.hold_room), sizeof(Hold)
+                )
+                changed.hold_room = grown_room(changed.hold_room)
+            self.hold_devices(node, number, taken, total)
+            memset(&made, 0, sizeof(Hold))
+            made.end_us, made.number, made.cores, made.memory = end_us, number, cores, memory_mib
+            made.seats = (SEATS if exclusive else 1) if seats else 0
+            made.bin = changed.devices[taken[0]].bin if total else NO_BIN
+            made.gpus = usable_of_bin(changed, made.bin, taken, total)
+            self.add_hold(changed, &made)
+            made.cores = made.memory = made.seats = 0
+            for bin in range(changed.bin_total if total else 0):
+                if bin != changed.devices[taken[0]].bin and in_bin(changed, bin, taken, total):
+                    made.bin = bin
+                    made.gpus = usable_of_bin(changed, bin, taken, total)
+                    self.add_hold(changed, &made)
+        finally:
+            PyMem_Free(taken)
+        changed.free_cores -= cores
+        changed.free_memory -= memory_mib
+        changed.free_seats -= (SEATS if exclusive else 1) if seats else 0
+        self.refresh(node)
+        self.version += 1
+
+    cdef int hold_devices(self, int node, int64_t number, const int32_t *slots, int32_t total) except -1:
+        cdef Node *changed = &self.nodes[node]
+        cdef int32_t at
+        for at in range(total):
+            if slots[at] >= changed.device_total or changed.devices[slots[at]].holder:
+                refused = slots[at]
+                while at > 0:
+                    at -= 1
+                    changed.devices[slots[at]].holder = 0
+                raise ValueError(f"slot {refused} of node {node} is held already or does not exist")
+            changed.devices[slots[at]].holder = number
+        for at in range(total):
+            if changed.devices[slots[at]].usable:
+                changed.bins[changed.devices[slots[at]].bin].free -= 1
+        return 0
+
+    cdef void add_hold(self, Node *node, const Hold *hold) noexcept:
+        """Puts a hold, for which there is room, at its place by expected end. O(holds)."""
+        node.holds[node.hold_total] = hold[0]
+        node.hold_total += 1
+        self.sort_hold(node, node.hold_total - 1)
+
+    cdef void sort_hold(self, Node *node, int32_t at) noexcept:
+        """Moves one hold to its place among the others, which are in order."""
+        cdef Hold hold = node.holds[at]
+        while at > 0 and ends_before(&hold, &node.holds[at - 1]):
+            node.holds[at] = node.holds[at - 1]
+            at -= 1
+        while at + 1 < node.hold_total and ends_before(&node.holds[at + 1], &hold):
+            node.holds[at] = node.holds[at + 1]
+            at += 1
+        node.holds[at] = hold
+
+    def expect(self, int node, int64_t number, int64_t end_us):
+        cdef Node *changed = self.node_at(node)
+        cdef int32_t at = 0
+        check_time(end_us, b"end_us")
+        while at < changed.hold_total:
+            if changed.holds[at].number == number and changed.holds[at].end_us != end_us:
+                changed.holds[at].end_us = end_us
+                self.sort_hold(changed, at)
+                at = -1     # it may have moved either way: look from the start for its next part
+            at += 1
+        self.version += 1
+
+    def release(self, int node, int64_t number):
+        cdef Node *changed = self.node_at(node)
+        cdef int32_t at = 0
+        cdef int32_t kept = 0
+        for at in range(changed.hold_total):
+            if changed.holds[at].number == number:
+                changed.free_cores += changed.holds[at].cores
+                changed.free_memory += changed.holds[at].memory
+                changed.free_seats += changed.holds[at].seats
+                continue
+            changed.holds[kept] = changed.holds[at]
+            kept += 1
+        if kept == changed.hold_total:
+            return
+        changed.hold_total = kept
+        for at in range(changed.device_total):
+            if changed.devices[at].holder == number:
+                changed.devices[at].holder = 0
+                if changed.devices[at].usable:
+                    changed.bins[changed.devices[at].bin].free += 1
+        self.refresh(node)
+        self.version += 1
+
+    def book(self, int node, int booking, int64_t start_us, int64_t end_us):
+        cdef Node *changed = self.node_at(node)
+        cdef Change change
+        check_time(start_us, b"start_us")
+        check_time(end_us, b"end_us")
+        if booking < 1 or end_us <= start_us:
+            raise ValueError("a booking has a number from 1 and ends after its start")
+        memset(&change, 0, sizeof(Change))
+        change.booking, change.bin = booking, NO_BIN
+        change.at_us, change.seats = start_us, -SEATS
+        insert_change(&changed.booked, &change)
+        change.at_us, change.seats = end_us, SEATS
+        try:
+            insert_change(&changed.booked, &change)
+        except MemoryError:
+            self.unbook(node, booking)
+            raise
+        self.version += 1
+
+    def unbook(self, int node, int booking):
+        cdef Changes *booked = &self.node_at(node).booked
+        cdef int32_t at
+        cdef int32_t kept = 0
+        for at in range(booked.total):
+            if booked.items[at].booking != booking:
+                booked.items[kept] = booked.items[at]
+                kept += 1
+        booked.total = kept
+        self.version += 1
+
+    # --------------------------------------------------------------------------------- what is asked for
+
+    def add_request(self, int gpus, int gpu_type, int64_t gpu_memory_mib, int64_t cores, int64_t memory_mib,
+                    int nodes, bint exclusive, labels=()):
+        cdef Request made
+        if not 0 <= gpus <= COUNT_MAX or not 0 <= nodes <= COUNT_MAX:
+            raise ValueError("devices and nodes are 0 to 2**30")
+        check_amount(gpu_memory_mib, b"gpu_memory_mib")
+        check_amount(cores, b"cores")
+        check_amount(memory_mib, b"memory_mib")
+        memset(&made, 0, sizeof(Request))
+        made.gpus, made.gpu_type, made.gpu_memory = gpus, max(gpu_type, -1), gpu_memory_mib
+        made.cores, made.memory, made.nodes = cores, memory_mib, nodes
+        made.seats = SEATS if exclusive else 1
+        if self.request_total == self.request_room:
+            self.requests = <Request *>resized(
+                self.requests, grown_room(self.request_room), sizeof(Request)
+            )
+            self.request_room = grown_room(self.request_room)
+        made.label_total = <int32_t>len(labels)
+        made.labels = numbers_of(labels, made.label_total, b"a label")
+        made.split = -1
+        self.requests[self.request_total] = made
+        self.request_total += 1
+        return self.request_total - 1
+
+    def nodes_for(self, int request, avoid=()):
+        cdef Request *asked = self.request_at(request)
+        cdef int32_t total = <int32_t>len(avoid)
+        cdef int32_t *avoided
+        if total == 0:
+            return self.split_of(asked)
+        avoided = numbers_of(avoid, total, b"a node")
+        try:
+            return self.split_over(asked, avoided, total)
+        finally:
+            PyMem_Free(avoided)
+
+    def plan(self, int64_t now_us):
+        check_time(now_us, b"now_us")
+        cdef Plan plan = Plan.__new__(Plan)
+        plan.open(self, now_us)
+        return plan
+
+    cdef Request *request_at(self, int request) except NULL:
+        if not 0 <= request < self.request_total:
+            raise KeyError(f"there is no request {request}")
+        return &self.requests[request]
+
+    cdef int32_t split_of(self, Request *request) noexcept:
+        if request.split < 0 or request.split_at != self.capacity:
+            request.split = self.split_over(request, NULL, 0)
+            request.split_at = self.capacity
+        return request.split
+
+    cdef int32_t split_over(self, const Request *request, const int32_t *avoid, int32_t avoid_total) noexcept:
+        """Over how many nodes the request is split; 0 if they can never hold it."""
+        cdef Split split
+        cdef int64_t amount = request.gpus if request.gpus else request.cores
+        cdef int64_t nodes = request.nodes if request.nodes else 1
+        cdef int64_t last = nodes
+        cdef int64_t most
+        if request.nodes == 0:
+            most = self.most_on_one(request, avoid, avoid_total)
+            if most == 0:
+                return 0
+            # Fewer nodes than that cannot hold it; each of a gang has a device or, without any, a core.
+            nodes = max((amount + most - 1) // most, 1)
+            last = min(<int64_t>self.node_total, max(amount, 1), nodes + SPLITS - 1)
+        while nodes <= last and nodes <= self.node_total:
+            split_parts(request, <int32_t>nodes, &split)
+            if self.holds_empty(request, &split, avoid, avoid_total):
+                return <int32_t>nodes
+            nodes += 1
+        return 0
+
+    cdef int64_t most_on_one(self, const Request *request, const int32_t *avoid, int32_t avoid_total) noexcept:
+        """The most devices of one kind, or cores, that a node may give to the request."""
+        cdef int64_t most = 0
+        cdef int32_t at, bin
+        cdef Node *node
+        for at in range(self.node_total):
+            node = &self.nodes[at]
+            if node.state == GONE or among(at, avoid, avoid_total):
+                continue
+            if request.gpus == 0:
+                most = max(most, node.cores if request.cores else 1)
+                continue
+            for bin in range(node.bin_total):
+                if wants_kind(request, &self.kinds[node.bins[bin].kind]):
+                    most = max(most, node.bins[bin].total)
+        return most
+
+    cdef bint holds_empty(self, const Request *request, const Split *split, const int32_t *avoid,
+                          int32_t avoid_total) noexcept:
+        """Whether the nodes would hold these parts if they were empty."""
+        cdef int32_t kind
+        if request.gpus == 0:
+            return self.kind_holds_empty(request, split, NO_BIN, avoid, avoid_total)
+        for kind in range(self.kind_total):
+            if wants_kind(request, &self.kinds[kind]) and self.kind_holds_empty(
+                request, split, kind, avoid, avoid_total
+            ):
+                return True
+        return False
+
+    cdef bint kind_holds_empty(self, const Request *request, const Split *split, int32_t kind,
+                               const int32_t *avoid, int32_t avoid_total) noexcept:
+        cdef int32_t fitting[LEVELS]
+        cdef int32_t at, bin, level
+        cdef Node *node
+        memset(fitting, 0, sizeof(fitting))
+        for at in range(self.node_total):
+            node = &self.nodes[at]
+            if node.state == GONE or among(at, avoid, avoid_total) or not has_labels(node, request):
+                continue
+            bin = NO_BIN if kind == NO_BIN else bin_of(node, kind)
+            for level in range(split.total):
+                if holds_part(node, bin, &split.levels[level]):
+                    fitting[level] += 1
+            if fitting[0] >= split.nodes:
+                return True
+        for level in range(split.total):
+            if fitting[level] < split.levels[level].enough:
+                return False
+        return True
+
+
+cdef inline bint ends_before(const Hold *a, const Hold *b) noexcept nogil:
+    return a.end_us < b.end_us or (a.end_us == b.end_us and a.number < b.number)
+
+
+cdef bint in_bin(const Node *node, int32_t bin, const int32_t *slots, int32_t total) noexcept nogil:
+    cdef int32_t at
+    for at in range(total):
+        if node.devices[slots[at]].bin == bin:
+            return True
+    return False
+
+
+cdef int32_t usable_of_bin(const Node *node, int32_t bin, const int32_t *slots, int32_t total) noexcept nogil:
+    cdef int32_t at
+    cdef int32_t usable = 0
+    for at in range(total):
+        if node.devices[slots[at]].bin == bin and node.devices[slots[at]].usable:
+            usable += 1
+    return usable
+
+
+cdef void order_groupings(Node *node, int32_t bin) noexcept nogil:
+    """Which groupings all devices of a bin have, the one with the smallest groups first."""
+    cdef int32_t sizes[GROUPINGS]
+    cdef int32_t grouping, size, at
+    cdef Bin *ordered = &node.bins[bin]
+    ordered.total = ordered.free = 0
+    for at in range(node.device_total):
+        ordered.total += node.devices[at].bin == bin
+    ordered.free = ordered.total
+    ordered.groupings = 0
+    ordered.flat = is_flat(node, bin)
+    for grouping in range(GROUPINGS):
+        size = largest_group(node, bin, grouping)
+        if size == 0:
+            continue
+        at = ordered.groupings
+        while at > 0 and sizes[at - 1] > size:
+            sizes[at] = sizes[at - 1]
+            ordered.grouping[at] = ordered.grouping[at - 1]
+            at -= 1
+        sizes[at] = size
+        ordered.grouping[at] = grouping
+        ordered.groupings += 1
+
+
+cdef bint is_flat(const Node *node, int32_t bin) noexcept nogil:
+    cdef int32_t at, grouping
+    for at in range(node.device_total):
+        for grouping in range(GROUPINGS):
+            if node.devices[at].bin == bin and node.devices[at].group[grouping] >= 0:
+                return False
+    return True
+
+
+cdef int32_t largest_group(const Node *node, int32_t bin, int32_t grouping) noexcept nogil:
+    """Devices in the largest group of a bin; 0 if some are in none. O(devices squared)."""
+    cdef int32_t at, other, size
+    cdef int32_t largest = 0
+    for at in range(node.device_total):
+        if node.devices[at].bin != bin:
+            continue
+        if node.devices[at].group[grouping] < 0:
+            return 0
+        size = 0
+        for other in range(node.device_total):
+            if (
+                node.devices[other].bin == bin
+                and node.devices[other].group[grouping] == node.devices[at].group[grouping]
+            ):
+                size += 1
+        largest = max(largest, size)
+    return largest
+
+
+# ------------------------------------------------------------------------------------------------- plan
+
+cdef int compare_candidates(const void *a, const void *b) noexcept nogil:
+    cdef const Candidate *one = <const Candidate *>a
+    cdef const Candidate *other = <const Candidate *>b
+    if one.free != other.free:
+        return -1 if one.free < other.free else 1
+    if one.cores != other.cores:
+        return -1 if one.cores < other.cores else 1
+    return -1 if one.node < other.node else 1
+
+
+cdef int compare_starts(const void *a, const void *b) noexcept nogil:
+    cdef int64_t one = (<const int64_t *>a)[0]
+    cdef int64_t other = (<const int64_t *>b)[0]
+    return (one > other) - (one < other)
+
+
+cdef inline void apply(int64_t *seats, int64_t *cores, int64_t *memory, int64_t *gpus, const Change *change,
+                       int32_t bin) noexcept nogil:
+    seats[0] += change.seats
+    cores[0] += change.cores
+    memory[0] += change.memory
+    if change.bin == bin:
+        gpus[0] += change.gpus
+
+
+@cython.final
+cdef class Plan:
+
+    def __dealloc__(self):
+        cdef int32_t at
+        if self.over != NULL:
+            for at in range(self.touched_total):
+                PyMem_Free(self.over[self.touched[at]].changes.items)
+                PyMem_Free(self.over[self.touched[at]].taken)
+                PyMem_Free(self.over[self.touched[at]])
+        if self.free != NULL:
+            for at in range(self.kinds):
+                PyMem_Free(self.free[at])
+                PyMem_Free(self.tally[at])
+        PyMem_Free(self.over)
+        PyMem_Free(self.touched)
+        PyMem_Free(self.free)
+        PyMem_Free(self.tally)
+        PyMem_Free(self.candidates)
+        PyMem_Free(self.starts)
+        PyMem_Free(self.found)
+        PyMem_Free(self.found_level)
+        PyMem_Free(self.slots)
+        PyMem_Free(self.slot_ends)
+        PyMem_Free(self.scratch)
+        PyMem_Free(self.domain_counts)
+        PyMem_Free(self.avoid)
+        PyMem_Free(self.only)
+        PyMem_Free(self.gone)
+
+    cdef int open(self, Cluster cluster, int64_t now_us) except -1:
+        """All the memory that answers need but lists of devices and changes."""
+        cdef int64_t nodes = cluster.node_total
+        self.over = <Over **>zeroed(nodes, sizeof(Over *))
+        self.touched = <int32_t *>resized(NULL, nodes, sizeof(int32_t))
+        self.tally = <int32_t **>zeroed(cluster.kind_total, sizeof(int32_t *))
+        self.free = <uint8_t **>zeroed(cluster.kind_total, sizeof(uint8_t *))
+        self.kinds = cluster.kind_total
+        self.candidates = <Candidate *>resized(NULL, nodes, sizeof(Candidate))
+        self.starts = <int64_t *>resized(NULL, nodes, sizeof(int64_t))
+        self.found = <int32_t *>resized(NULL, nodes, sizeof(int32_t))
+        self.found_level = <int32_t *>resized(NULL, nodes, sizeof(int32_t))
+        self.slot_ends = <int32_t *>resized(NULL, nodes, sizeof(int32_t))
+        self.scratch = <int32_t *>resized(NULL, (GROUPINGS + 3) * <int64_t>cluster.device_most, sizeof(int32_t))
+        self.domain_counts = <int32_t *>resized(
+            NULL, LEVELS * <int64_t>(cluster.domain_most + 1), sizeof(int32_t)
+        )
+        self.cluster = cluster
+        self.version = cluster.version
+        self.now = now_us
+        return 0
+
+    cdef int check(self) except -1:
+        if self.cluster is None:
+            raise TypeError("a Plan is made by Cluster.plan()")
+        if self.version != self.cluster.version:
+            raise RuntimeError("the cluster has changed since this plan began")
+        return 0
+
+    @property
+    def now_us(self):
+        return self.now
+
+    # -------------------------------------------------------------------------------------- the questions
+
+    def place(self, int request, int64_t duration_us, avoid=(), only=None):
+        cdef int32_t part, slot, begin
+        self.ask(request, duration_us, avoid, only, ())
+        if not self.find_now():
+            return None
+        self.pick_slots()
+        self.found_by = PLACED
+        answer = []
+        begin = 0
+        for part in range(self.found_total):
+            slots = tuple([self.slots[slot] for slot in range(begin, self.slot_ends[part])])
+            answer.append((self.found[part], slots))
+            begin = self.slot_ends[part]
+        return answer
+
+    def fits(self, int request, int64_t duration_us, avoid=(), only=None, gone=()):
+        cdef int32_t part
+        self.ask(request, duration_us, avoid, only, gone)
+        if not self.find_now():
+            return None
+        return tuple([self.found[part] for part in range(self.found_total)])
+
+    def earliest(self, int request, int64_t duration_us, avoid=()):
+        cdef int32_t part
+        self.ask(request, duration_us, avoid, None, ())
+        if self.split.nodes == 0:
+            return None
+        if not (self.earliest_one() if self.split.nodes == 1 else self.earliest_gang()):
+            return None
+        self.found_by = PLANNED
+        return self.found_start, tuple([self.found[part] for part in range(self.found_total)])
+
+    def take(self):
+        cdef int32_t part, node, slot
+        cdef int32_t begin = 0
+        self.check()
+        if self.found_by != PLACED:
+            raise RuntimeError("there is nothing to take: place() found nothing since the last take()")
+        self.found_by = NOTHING
+        for part in range(self.found_total):
+            node = self.found[part]
+            self.change(node, self.now, self.now + self.found_duration, self.found_level[part])
+            self.take_slots(node, begin, self.slot_ends[part])
+            begin = self.slot_ends[part]
+
+    cdef int take_slots(self, int32_t node, int32_t begin, int32_t end) except -1:
+        cdef Over *over = self.over[node]
+        cdef int32_t at
+        if begin == end:
+            return 0
+        if over.taken == NULL:
+            over.taken = <uint8_t *>zeroed(self.cluster.nodes[node].device_total, 1)
+        for at in range(begin, end):
+            over.taken[self.slots[at]] = 1
+        return 0
+
+    def reserve(self):
+        cdef int32_t part
+        self.check()
+        if self.found_by != PLANNED:
+            raise RuntimeError("there is nothing to reserve: earliest() found nothing since the last reserve()")
+        self.found_by = NOTHING
+        for part in range(self.found_total):
+            self.change(
+                self.found[part], self.found_start, self.found_start + self.found_duration,
+                self.found_level[part],
+            )
+
+    def claim(self, int request, nodes, int64_t duration_us):
+        cdef int32_t part, level, kind
+        cdef int32_t total = <int32_t>len(nodes)
+        self.ask(request, duration_us, (), None, ())
+        if total == 0 or total > self.cluster.node_total:
+            raise ValueError(f"{total} nodes cannot be claimed")
+        for part in range(total):
+            self.cluster.node_at(nodes[part])
+            self.found[part] = nodes[part]
+        split_parts(self.request, total, &self.split)
+        self.found_kind = NO_BIN
+        for kind in range(self.cluster.kind_total):
+            if self.request.gpus and self.found_kind == NO_BIN and self.all_have(kind, total):
+                self.found_kind = kind
+        level = 0
+        for part in range(total):
+            while part >= self.split.levels[level].enough:
+                level += 1
+            self.change(self.found[part], self.now, self.now + duration_us, level)
+
+    cdef bint all_have(self, int32_t kind, int32_t total) noexcept:
+        """Whether each of the nodes found has devices of a kind that will do."""
+        cdef int32_t part
+        if not wants_kind(self.request, &self.cluster.kinds[kind]):
+            return False
+        for part in range(total):
+            if bin_of(&self.cluster.nodes[self.found[part]], kind) == NO_BIN:
+                return False
+        return True
+
+    cdef int ask(self, int request, int64_t duration_us, avoid, only, gone) except -1:
+        """Takes in a question; what an earlier one found is forgotten."""
+        cdef int32_t at, nodes
+        self.check()
+        self.request = self.cluster.request_at(request)
+        if not 1 <= duration_us <= TIME_MAX:
+            raise ValueError(f"duration_us must be between 1 and 2**61, not {duration_us}")
+        self.duration = duration_us
+        self.found_by = NOTHING
+        self.found_total = 0
+        PyMem_Free(self.avoid)
+        PyMem_Free(self.only)
+        PyMem_Free(self.gone)
+        self.avoid = self.only = NULL
+        self.gone = NULL
+        self.avoid_total = self.only_total = self.gone_total = 0
+        if len(avoid):
+            self.avoid = numbers_of(avoid, <int32_t>len(avoid), b"a node")
+            self.avoid_total = <int32_t>len(avoid)
+        if only is not None:
+            self.only = numbers_of(only, <int32_t>len(only), b"a node")
+            self.only_total = <int32_t>len(only)
+            for at in range(self.only_total):
+                self.cluster.node_at(self.only[at])
+        if len(gone):
+            self.gone = <int64_t *>zeroed(len(gone), sizeof(int64_t))
+            self.gone_total = <int32_t>len(gone)
+            for at in range(self.gone_total):
+                self.gone[at] = gone[at]
+            qsort(self.gone, <size_t>self.gone_total, sizeof(int64_t), compare_starts)
+        if self.avoid_total:
+            nodes = self.cluster.split_over(self.request, self.avoid, self.avoid_total)
+        else:
+            nodes = self.cluster.split_of(self.request)
+        self.split.nodes = self.split.total = 0
+        if nodes:
+            split_parts(self.request, nodes, &self.split)
+        return 0
+
+    cdef bint find_now(self) noexcept:
+        if self.split.nodes == 0:
+            return False
+        if self.split.nodes == 1:
+            return self.place_one()
+        return self.place_gang()
+
+    # --------------------------------------------------------------------------------- what a plan changes
+
+    cdef Over *over_of(self, int32_t node) except NULL:
+        if self.over[node] == NULL:
+            self.over[node] = <Over *>zeroed(1, sizeof(Over))
+            self.touched[self.touched_total] = node
+            self.touched_total += 1
+        return self.over[node]
+
+    cdef int change(self, int32_t node, int64_t from_us, int64_t to_us, int32_t level) except -1:
+        """Takes a part of the split away from a node, from one time to another."""
+        cdef Over *over = self.over_of(node)
+        cdef const Level *part = &self.split.levels[level]
+        cdef Change change
+        memset(&change, 0, sizeof(Change))
+        change.at_us = from_us
+        change.cores, change.memory, change.seats = -part.cores, -part.memory, -part.seats
+        change.bin = NO_BIN if part.gpus == 0 else bin_of(&self.cluster.nodes[node], self.found_kind)
+        change.gpus = -part.gpus if change.bin != NO_BIN else 0
+        insert_change(&over.changes, &change)
+        change.at_us = to_us
+        change.cores, change.memory, change.seats = part.cores, part.memory, part.seats
+        change.gpus = -change.gpus
+        insert_change(&over.changes, &change)
+        if from_us <= self.now:
+            self.rebucket(node)
+        return 0
+
+    cdef int rebucket(self, int32_t node) except -1:
+        """Files the node under what is free of it now in buckets of the plan's own."""
+        cdef Node *changed = &self.cluster.nodes[node]
+        cdef int32_t bin, kind, bucket
+        for bin in range(changed.bin_total):
+            kind = changed.bins[bin].kind
+            bucket = bucket_of(self.free_devices(node, bin)) if changed.state == READY else 0
+            if self.buckets(kind)[node] == bucket:
+                continue
+            self.own_buckets(kind)
+            self.tally[kind][self.free[kind][node]] -= 1
+            self.tally[kind][bucket] += 1
+            self.free[kind][node] = <uint8_t>bucket
+        return 0
+
+    cdef int own_buckets(self, int32_t kind) except -1:
+        cdef int64_t nodes = self.cluster.node_total
+        if self.free[kind] != NULL:
+            return 0
+        if self.tally[kind] == NULL:
+            self.tally[kind] = <int32_t *>zeroed(BUCKETS, sizeof(int32_t))
+        self.free[kind] = <uint8_t *>resized(NULL, nodes, 1)
+        memcpy(self.tally[kind], self.cluster.kinds[kind].tally, BUCKETS * sizeof(int32_t))
+        memcpy(self.free[kind], self.cluster.kinds[kind].free, <size_t>nodes)
+        return 0
+
+    cdef inline const uint8_t *buckets(self, int32_t kind) noexcept:
+        return self.free[kind] if self.free[kind] != NULL else self.cluster.kinds[kind].free
+
+    cdef inline const int32_t *tallies(self, int32_t kind) noexcept:
+        return self.tally[kind] if self.free[kind] != NULL else self.cluster.kinds[kind].tally
+
+    # -------------------------------------------------------------------------------- what is free, and when
+
+    cdef int64_t free_devices(self, int32_t node, int32_t bin) noexcept:
+        """Devices of a bin free now."""
+        cdef const Node *asked = &self.cluster.nodes[node]
+        cdef const Over *over = self.over[node]
+        cdef int64_t free = asked.bins[bin].free
+        cdef int32_t at
+        if over != NULL:
+            for at in range(over.changes.total):
+                if over.changes.items[at].at_us > self.now:
+                    break
+                if over.changes.items[at].bin == bin:
+                    free += over.changes.items[at].gpus
+        if self.gone_total:
+            for at in range(asked.hold_total):
+                if asked.holds[at].bin == bin and among_jobs(asked.holds[at].number, self.gone, self.gone_total):
+                    free += asked.holds[at].gpus
+        return free
+
+    cdef int64_t free_any(self, int32_t node) noexcept:
+        cdef int64_t free = 0
+        cdef int32_t bin
+        for bin in range(self.cluster.nodes[node].bin_total):
+            free += self.free_devices(node, bin)
+        return free
+
+    cdef int64_t free_cores(self, int32_t node) noexcept:
+        cdef const Node *asked = &self.cluster.nodes[node]
+        cdef const Over *over = self.over[node]
+        cdef int64_t free = asked.free_cores
+        cdef int32_t at
+        if over != NULL:
+            for at in range(over.changes.total):
+                if over.changes.items[at].at_us > self.now:
+                    break
+                free += over.changes.items[at].cores
+        for at in range(asked.hold_total if self.gone_total else 0):
+            if among_jobs(asked.holds[at].number, self.gone, self.gone_total):
+                free += asked.holds[at].cores
+        return free
+
+    cdef int64_t next_start(self, int32_t node, int32_t bin, const Level *part, int64_t from_us,
+                            int64_t limit_us) noexcept:
+        """The first time from `from_us` to `limit_us` at which the node has room for the part throughout the
+        duration; -1 for none. O(holds + changes of the node).
+
+        Three lists in order of time are walked together: holds that end, bookings, and the plan's changes.
+        """
+        cdef const Node *asked = &self.cluster.nodes[node]
+        cdef const Over *over = self.over[node]
+        cdef int64_t seats = asked.free_seats
+        cdef int64_t cores = asked.free_cores
+        cdef int64_t memory = asked.free_memory
+        cdef int64_t gpus = asked.bins[bin].free if bin != NO_BIN else 0
+        cdef int64_t at_us = from_us
+        cdef int64_t candidate = -1
+        cdef int64_t next_us, hold_us, booked_us, own_us
+        cdef int32_t hold = 0
+        cdef int32_t booked = 0
+        cdef int32_t own = 0
+        cdef int32_t own_total = over.changes.total if over != NULL else 0
+        cdef const Hold *ended
+        cdef const Change *change
+        cdef int32_t at
+        if self.gone_total:
+            for at in range(asked.hold_total):
+                ended = &asked.holds[at]
+                if among_jobs(ended.number, self.gone, self.gone_total):
+                    seats += ended.seats
+                    cores += ended.cores
+                    memory += ended.memory
+                    gpus += ended.gpus if ended.bin == bin and bin != NO_BIN else 0
+        # Bookings that have begun hold already; the others come in turn.
+        for at in range(asked.booked.total):
+            if asked.booked.items[at].at_us <= self.now and asked.booked.items[at].seats < 0:
+                seats += asked.booked.items[at].seats
+        while True:
+            hold_us = booked_us = own_us = NEVER
+            while hold < asked.hold_total and self.gone_total and among_jobs(
+                asked.holds[hold].number, self.gone, self.gone_total
+            ):
+                hold += 1
+            if hold < asked.hold_total:
+                hold_us = max(asked.holds[hold].end_us, self.now + 1)
+            while booked < asked.booked.total and (
+                asked.booked.items[booked].at_us <= self.now and asked.booked.items[booked].seats < 0
+            ):
+                booked += 1
+            if booked < asked.booked.total:
+                booked_us = max(asked.booked.items[booked].at_us, self.now + 1)
+            if own < own_total:
+                own_us = over.changes.items[own].at_us
+            next_us = min(hold_us, booked_us, own_us)
+            if next_us > at_us:
+                # What is free now stays so from `at_us` until `next_us`.
+                if (
+                    seats >= part.seats and cores >= part.cores and memory >= part.memory
+                    and gpus >= part.gpus
+                ):
+                    if candidate < 0:
+                        candidate = at_us
+                    if candidate > limit_us:
+                        return -1
+                    if next_us == NEVER or next_us - candidate >= self.duration:
+                        return candidate
+                else:
+                    candidate = -1
+                    if next_us == NEVER or next_us > limit_us:
+                        return -1
+                at_us = next_us
+            if next_us == hold_us:
+                ended = &asked.holds[hold]
+                seats += ended.seats
+                cores += ended.cores
+                memory += ended.memory
+                gpus += ended.gpus if ended.bin == bin and bin != NO_BIN else 0
+                hold += 1
+            elif next_us == booked_us:
+                seats += asked.booked.items[booked].seats
+                booked += 1
+            else:
+                change = &over.changes.items[own]
+                apply(&seats, &cores, &memory, &gpus, change, bin)
+                own += 1
+
+    cdef inline bint fits_now(self, int32_t node, int32_t bin, const Level *part) noexcept:
+        cdef const Node *asked = &self.cluster.nodes[node]
+        if self.over[node] == NULL and asked.booked.total == 0 and self.gone_total == 0:
+            # What is held only ever comes back: room now is room for good.
+            return (
+                asked.free_seats >= part.seats and asked.free_cores >= part.cores
+                and asked.free_memory >= part.memory
+                and (part.gpus == 0 or asked.bins[bin].free >= part.gpus)
+            )
+        return self.next_start(node, bin, part, self.now, self.now) == self.now
+
+    cdef inline bint may_use(self, int32_t node) noexcept:
+        cdef const Node *asked = &self.cluster.nodes[node]
+        return (
+            asked.state == READY and has_labels(asked, self.request)
+            and not among(node, self.avoid, self.avoid_total)
+        )
+
+    # ------------------------------------------------------------------------------- which devices of a node
+
+    cdef inline bint slot_is_free(self, const Node *node, const Over *over, int32_t slot) noexcept:
+        cdef const Device *device = &node.devices[slot]
+        if not device.usable or (over != NULL and over.taken != NULL and over.taken[slot]):
+            return False
+        return device.holder == 0 or among_jobs(device.holder, self.gone, self.gone_total)
+
+    cdef int32_t choose_devices(self, int32_t node, int32_t bin, int32_t count, int32_t *chosen) noexcept:
+        """Puts `count` free devices of a bin into `chosen`, in order of slot; gives how many there were."""
+        cdef const Node *asked = &self.cluster.nodes[node]
+        cdef const Over *over = self.over[node]
+        cdef const Bin *of = &asked.bins[bin]
+        cdef int32_t total = 0
+        cdef int32_t slot, depth
+        if count == 0:
+            return 0
+        for slot in range(asked.device_total):
+            if asked.devices[slot].bin == bin and self.slot_is_free(asked, over, slot):
+                self.scratch[total] = slot
+                total += 1
+        if total < count:
+            return total
+        # The smallest group that has enough; without one, all of them are the group.
+        for depth in range(of.groupings):
+            total = keep_group(asked, of.grouping[depth], self.scratch, total, count)
+            if total < 0:
+                total = -total
+                continue
+            count = self.fill(asked, of, self.scratch, total, count, depth, chosen, 0)
+            sort_slots(chosen, count)
+            return count
+        count = self.fill(asked, of, self.scratch, total, count, of.groupings, chosen, 0)
+        sort_slots(chosen, count)
+        return count
+
+    cdef int32_t fill(self, const Node *node, const Bin *bin, int32_t *slots, int32_t total, int32_t need,
+                      int32_t depth, int32_t *chosen, int32_t done) noexcept:
+        """Takes `need` of the slots, whole groups of the next smaller grouping first; gives how many are
+        chosen then. `depth` counts the groupings that are smaller than the slots' own."""
+        cdef int32_t *group = slots + self.cluster.device_most
+        cdef int32_t grouping, at, number, inside
+        if depth == 0 or need >= total:
+            for at in range(min(need, total)):
+                chosen[done + at] = slots[at]
+            return done + min(need, total)
+        grouping = bin.grouping[depth - 1]
+        while need > 0:
+            number = next_group(node, grouping, slots, total, need)
+            inside = 0
+            for at in range(total):
+                if node.devices[slots[at]].group[grouping] == number:
+                    group[inside] = slots[at]
+                    inside += 1
+            done = self.fill(node, bin, group, inside, min(need, inside), depth - 1, chosen, done)
+            need -= min(need, inside)
+            total = without_group(node, grouping, slots, total, number)
+        return done
+
+    cdef int64_t spread(self, const Node *node, const int32_t *slots, int32_t total) noexcept:
+        """How many link groups, NUMA nodes and PCIe roots the devices are in, in this order of weight."""
+        cdef int64_t spread = 0
+        cdef int32_t grouping, at, before, different
+        for grouping in range(GROUPINGS):
+            different = 0
+            for at in range(total):
+                for before in range(at):
+                    if (
+                        node.devices[slots[before]].group[grouping] == node.devices[slots[at]].group[grouping]
+                    ):
+                        break
+                else:
+                    different += 1
+            spread = (spread << 20) + different
+        return spread
+
+    # ------------------------------------------------------------------------------------------ a single node
+
+    cdef void consider(self, Best *best, int32_t node, int32_t kind) noexcept:
+        """Takes the node if the part fits there now and it is the better choice."""
+        cdef const Level *part = &self.split.levels[0]
+        cdef const Node *asked = &self.cluster.nodes[node]
+        cdef int32_t bin = NO_BIN if kind == NO_BIN else bin_of(asked, kind)
+        cdef int64_t free, cores, spread
+        if (part.gpus and bin == NO_BIN) or not self.may_use(node):
+            return
+        free = self.free_any(node) if kind == NO_BIN else self.free_devices(node, bin)
+        if (part.gpus and free < part.gpus) or (best.node >= 0 and free > best.free):
+            return
+        cores = self.free_cores(node) if kind == NO_BIN else 0
+        if best.node >= 0 and free == best.free:
+            if cores > best.cores or (part.gpus and best.tried >= TRIED):
+                return
+        if not self.fits_now(node, bin, part):
+            return
+        if best.node < 0 or free < best.free:
+            best.tried = 0
+            best.node = -1
+        best.tried += 1
+        spread = 0
+        if part.gpus and not asked.bins[bin].flat:
+            self.choose_devices(node, bin, part.gpus, self.scratch + 4 * self.cluster.device_most)
+            spread = self.spread(asked, self.scratch + 4 * self.cluster.device_most, part.gpus)
+        elif part.gpus:
+            spread = CLOSEST
+        if best.node < 0 or cores < best.cores or spread < best.spread:
+            best.free, best.cores, best.spread = free, cores, spread
+            best.node, best.kind = node, kind
+
+    cdef void search_buckets(self, Best *best, int32_t kind) noexcept:
+        """The tightest node of a kind, looked for from the bucket with just enough free devices upwards."""
+        cdef const uint8_t *buckets = self.buckets(kind)
+        cdef const int32_t *tallies = self.tallies(kind)
+        cdef const uint8_t *at
+        cdef const uint8_t *end = buckets + self.cluster.node_total
+        cdef int32_t bucket
+        for bucket in range(bucket_of(self.split.levels[0].gpus), BUCKETS):
+            if tallies[bucket] == 0:
+                continue
+            at = <const uint8_t *>memchr(buckets, bucket, <size_t>(end - buckets))
+            while at != NULL:
+                self.consider(best, <int32_t>(at - buckets), kind)
+                if bucket < BUCKETS - 1 and best.node >= 0 and (
+                    best.tried >= TRIED or best.spread == CLOSEST
+                ):
+                    return
+                at += 1
+                if at == end:
+                    break
+                at = <const uint8_t *>memchr(at, bucket, <size_t>(end - at))
+            if best.node >= 0:
+                return
+
+    cdef void search_all(self, Best *best, int32_t kind) noexcept:
+        cdef int32_t at, node
+        for node in range(self.cluster.node_total):
+            if self.only == NULL or among(node, self.only, self.only_total):
+                self.consider(best, node, kind)
+
+    cdef void search(self, Best *best, int32_t kind) noexcept:
+        best.node = -1
+        best.tried = 0
+        if kind != NO_BIN and self.only == NULL and self.gone_total == 0:
+            self.search_buckets(best, kind)
+        else:
+            self.search_all(best, kind)
+
+    cdef bint place_one(self) noexcept:
+        cdef Best best, other
+        cdef int32_t kind
+        best.node = -1
+        if self.request.gpus == 0:
+            self.search(&best, NO_BIN)
+        else:
+            for kind in range(self.cluster.kind_total):
+                if not wants_kind(self.request, &self.cluster.kinds[kind]):
+                    continue
+                self.search(&other, kind)
+                if other.node >= 0 and (
+                    best.node < 0 or other.free < best.free
+                    or (other.free == best.free and other.spread < best.spread)
+                ):
+                    best = other
+        if best.node < 0:
+            return False
+        self.answer_one(best.node, best.kind)
+        self.found_start = self.now
+        return True
+
+    cdef void answer_one(self, int32_t node, int32_t kind) noexcept:
+        self.found[0] = node
+        self.found_level[0] = 0
+        self.found_total = 1
+        self.found_kind = kind
+        self.found_duration = self.duration
+
+    cdef bint earliest_one(self) noexcept:
+        cdef const Level *part = &self.split.levels[0]
+        cdef int64_t start, free, cores
+        cdef int64_t best_start = NEVER
+        cdef int64_t best_free = 0
+        cdef int64_t best_cores = 0
+        cdef int32_t kind, node, bin
+        cdef int32_t first = NO_BIN if self.request.gpus == 0 else 0
+        cdef int32_t last = 0 if self.request.gpus == 0 else self.cluster.kind_total
+        for kind in range(first, last):
+            if kind != NO_BIN and not wants_kind(self.request, &self.cluster.kinds[kind]):
+                continue
+            for node in range(self.cluster.node_total):
+                bin = NO_BIN if kind == NO_BIN else bin_of(&self.cluster.nodes[node], kind)
+                if not self.can_ever(node, bin, part):
+                    continue
+                start = self.next_start(node, bin, part, self.now, best_start)
+                if start < 0:
+                    continue
+                free = self.free_any(node) if kind == NO_BIN else self.free_devices(node, bin)
+                cores = self.free_cores(node) if kind == NO_BIN else 0
+                if start < best_start or (
+                    kind == self.found_kind
+                    and (free < best_free or (free == best_free and cores < best_cores))
+                ):
+                    best_start, best_free, best_cores = start, free, cores
+                    self.answer_one(node, kind)
+        self.found_start = best_start
+        return best_start < NEVER
+
+    cdef inline bint can_ever(self, int32_t node, int32_t bin, const Level *part) noexcept:
+        cdef const Node *asked = &self.cluster.nodes[node]
+        return asked.state == READY and holds_part(asked, bin, part) and self.may_use(node)
+
+    # ------------------------------------------------------------------------------------------------ gangs
+
+    cdef bint place_gang(self) noexcept:
+        cdef int32_t kind
+        cdef int32_t best_kind = -2
+        cdef int64_t tightest
+        cdef int64_t best = NEVER
+        cdef int32_t first = NO_BIN if self.request.gpus == 0 else 0
+        cdef int32_t last = 0 if self.request.gpus == 0 else self.cluster.kind_total
+        for kind in range(first, last):
+            if kind != NO_BIN and not wants_kind(self.request, &self.cluster.kinds[kind]):
+                continue
+            tightest = self.choose_gang(kind, self.now)
+            if tightest >= 0 and tightest < best:
+                best, best_kind = tightest, kind
+        if best_kind == -2:
+            return False
+        if best_kind < last - 1:
+            self.choose_gang(best_kind, self.now)    # a later kind has been looked at since
+        self.found_start = self.now
+        return True
+
+    cdef int64_t choose_gang(self, int32_t kind, int64_t at_us) noexcept:
+        """Chooses a node for every part at that time; gives the free devices of the tightest, -1 if there is
+        no room for all."""
+        cdef int32_t total = self.gather(kind, at_us)
+        if total < 0:
+            return -1
+        total = self.keep_near(total)
+        qsort(self.candidates, <size_t>total, sizeof(Candidate), compare_candidates)
+        self.found_kind = kind
+        self.found_duration = self.duration
+        return self.assign(total)
+
+    cdef int32_t gather(self, int32_t kind, int64_t at_us) noexcept:
+        """The nodes where a part fits at that time, with the largest that does; -1 if they are too few."""
+        cdef int32_t fitting[LEVELS]
+        cdef int32_t node, bin, level
+        cdef int32_t total = 0
+        cdef Candidate *candidate
+        memset(fitting, 0, sizeof(fitting))
+        for node in range(self.cluster.node_total):
+            if self.only != NULL and not among(node, self.only, self.only_total):
+                continue
+            bin = NO_BIN if kind == NO_BIN else bin_of(&self.cluster.nodes[node], kind)
+            if not self.can_ever(node, bin, &self.split.levels[self.split.total - 1]):
+                continue
+            for level in range(self.split.total):
+                if self.fits_at(node, bin, &self.split.levels[level], at_us):
+                    candidate = &self.candidates[total]
+                    candidate.node, candidate.level = node, level
+                    candidate.free = self.free_any(node) if kind == NO_BIN else self.free_devices(node, bin)
+                    candidate.cores = self.free_cores(node) if kind == NO_BIN else 0
+                    total += 1
+                    break
+        for node in range(total):
+            for level in range(self.candidates[node].level, self.split.total):
+                fitting[level] += 1
+        for level in range(self.split.total):
+            if fitting[level] < self.split.levels[level].enough:
+                return -1
+        return total
+
+    cdef inline bint fits_at(self, int32_t node, int32_t bin, const Level *part, int64_t at_us) noexcept:
+        if at_us == self.now:
+            return self.fits_now(node, bin, part)
+        return self.next_start(node, bin, part, at_us, at_us) == at_us
+
+    cdef int32_t keep_near(self, int32_t total) noexcept:
+        """Of the candidates those in the nearest domain that has room for all parts; all if none has."""
+        cdef int32_t nearness, at, domain, level, kept
+        cdef int32_t best
+        cdef int32_t *counts
+        cdef int32_t least = self.split.total - 1
+        for nearness in range(NEARNESS):
+            memset(
+                self.domain_counts, 0,
+                <size_t>(LEVELS * (self.cluster.domain_most + 1)) * sizeof(int32_t),
+            )
+            for at in range(total):
+                domain = self.cluster.nodes[self.candidates[at].node].domain[nearness]
+                for level in range(self.candidates[at].level, self.split.total if domain >= 0 else 0):
+                    self.domain_counts[domain * LEVELS + level] += 1
+            best = -1
+            for domain in range(self.cluster.domain_most + 1):
+                counts = self.domain_counts + domain * LEVELS
+                for level in range(self.split.total):
+                    if counts[level] < self.split.levels[level].enough:
+                        break
+                else:
+                    if best < 0 or counts[least] < self.domain_counts[best * LEVELS + least]:
+                        best = domain
+            if best < 0:
+                continue
+            kept = 0
+            for at in range(total):
+                if self.cluster.nodes[self.candidates[at].node].domain[nearness] == best:
+                    self.candidates[kept] = self.candidates[at]
+                    kept += 1
+            return kept
+        return total
+
+    cdef int64_t assign(self, int32_t total) noexcept:
+        """Gives each part, the largest first, the first candidate not used yet that fits it."""
+        cdef int32_t level, at, part
+        cdef int64_t tightest = NEVER
+        self.found_total = 0
+        for level in range(self.split.total):
+            part = 0
+            for at in range(total):
+                if part == self.split.levels[level].count:
+                    break
+                if self.candidates[at].node < 0 or self.candidates[at].level > level:
+                    continue
+                self.found[self.found_total] = self.candidates[at].node
+                self.found_level[self.found_total] = level
+                self.found_total += 1
+                tightest = min(tightest, self.candidates[at].free)
+                self.candidates[at].node = -1
+                part += 1
+        return max(tightest, 0)
+
+    cdef bint earliest_gang(self) noexcept:
+        cdef int32_t kind
+        cdef int32_t best_kind = -2
+        cdef int64_t start
+        cdef int64_t best = NEVER
+        cdef int32_t first = NO_BIN if self.request.gpus == 0 else 0
+        cdef int32_t last = 0 if self.request.gpus == 0 else self.cluster.kind_total
+        for kind in range(first, last):
+            if kind != NO_BIN and not wants_kind(self.request, &self.cluster.kinds[kind]):
+                continue
+            start = self.gang_start(kind, best)
+            if 0 <= start < best:
+                best, best_kind = start, kind
+        if best_kind == -2:
+            return False
+        self.choose_gang(best_kind, best)
+        self.found_start = best
+        return True
+
+    cdef int64_t gang_start(self, int32_t kind, int64_t limit_us) noexcept:
+        """The earliest time, up to a limit, at which all parts fit at once; -1 for none.
+
+        No time before the one at which, node by node, enough of them could first start is possible; from
+        there on the nodes are asked again, until so many can start at the very time asked about.
+        """
+        cdef int64_t at_us = self.now
+        cdef int64_t start, enough
+        cdef int32_t level, node, bin, total
+        while True:
+            start = at_us
+            for level in range(self.split.total):
+                total = 0
+                for node in range(self.cluster.node_total):
+                    bin = NO_BIN if kind == NO_BIN else bin_of(&self.cluster.nodes[node], kind)
+                    if not self.can_ever(node, bin, &self.split.levels[level]):
+                        continue
+                    enough = self.next_start(node, bin, &self.split.levels[level], at_us, limit_us)
+                    if enough >= 0:
+                        self.starts[total] = enough
+                        total += 1
+                if total < self.split.levels[level].enough:
+                    return -1
+                qsort(self.starts, <size_t>total, sizeof(int64_t), compare_starts)
+                start = max(start, self.starts[self.split.levels[level].enough - 1])
+            if start == at_us:
+                return start
+            at_us = start
+
+    # ---------------------------------------------------------------------------------------- the details
+
+    cdef int pick_slots(self) except -1:
+        """The devices of every part found."""
+        cdef int64_t total = 0
+        cdef int32_t part, node, count
+        for part in range(self.found_total):
+            total += self.split.levels[self.found_level[part]].gpus
+        if total > self.slot_room:
+            self.slots = <int32_t *>resized(self.slots, total, sizeof(int32_t))
+            self.slot_room = <int32_t>total
+        total = 0
+        for part in range(self.found_total):
+            node = self.found[part]
+            count = self.split.levels[self.found_level[part]].gpus
+            if count:
+                self.choose_devices(
+                    node, bin_of(&self.cluster.nodes[node], self.found_kind), count, self.slots + total
+                )
+            total += count
+            self.slot_ends[part] = <int32_t>total
+        return 0
+
+    def survey(self, int request, int64_t duration_us, avoid=()):
+        cdef int64_t counts[VERDICT_TOTAL]
+        cdef int32_t node
+        self.ask(request, duration_us, avoid, None, ())
+        if self.split.nodes == 0:
+            split_parts(self.request, max(self.request.nodes, 1), &self.split)
+        memset(counts, 0, sizeof(counts))
+        for node in range(self.cluster.node_total):
+            if self.cluster.nodes[node].state != GONE:
+                counts[self.verdict(node)] += 1
+        return tuple([counts[node] for node in range(<int32_t>VERDICT_TOTAL)])
+
+    def offer(self, int request, bint empty=False):
+        cdef const Node *node
+        cdef int32_t at, bin
+        cdef int64_t here
+        cdef int64_t nodes = 0
+        cdef int64_t total = 0
+        cdef int64_t most = 0
+        self.ask(request, 1, (), None, ())
+        for at in range(self.cluster.node_total):
+            node = &self.cluster.nodes[at]
+            if node.state == GONE or (node.state != READY and not empty) or not has_labels(node, self.request):
+                continue
+            if not empty and node.free_seats < self.request.seats:
+                continue
+            nodes += 1
+            here = 0
+            if self.request.gpus == 0:
+                here = node.cores if empty else max(self.free_cores(at), 0)
+            for bin in range(node.bin_total if self.request.gpus else 0):
+                if wants_kind(self.request, &self.cluster.kinds[node.bins[bin].kind]):
+                    here += node.bins[bin].total if empty else max(self.free_devices(at, bin), 0)
+            total += here
+            most = max(most, here)
+        return nodes, total, most
+
+    cdef int verdict(self, int32_t node) noexcept:
+        """Why the largest part does not fit on the node now, by the kind that gets furthest."""
+        cdef const Node *asked = &self.cluster.nodes[node]
+        cdef int furthest = LACKS_KIND
+        cdef int verdict
+        cdef int32_t bin
+        if asked.state != READY or among(node, self.avoid, self.avoid_total):
+            return IS_CLOSED
+        if not has_labels(asked, self.request):
+            return LACKS_LABELS
+        if self.request.gpus == 0:
+            return self.verdict_of(node, NO_BIN)
+        for bin in range(asked.bin_total):
+            if wants_kind(self.request, &self.cluster.kinds[asked.bins[bin].kind]):
+                verdict = self.verdict_of(node, bin)
+                if verdict == FITS:
+                    return FITS
+                furthest = max(furthest, verdict)
+        return furthest
+
+    cdef int verdict_of(self, int32_t node, int32_t bin) noexcept:
+        cdef const Level *part = &self.split.levels[0]
+        cdef const Node *asked = &self.cluster.nodes[node]
+        cdef const Over *over = self.over[node]
+        cdef int64_t seats = asked.free_seats
+        cdef int64_t cores = asked.free_cores
+        cdef int64_t memory = asked.free_memory
+        cdef int64_t gpus = asked.bins[bin].free if bin != NO_BIN else 0
+        cdef int32_t at
+        if not holds_part(asked, bin, part):
+            return IS_SMALL
+        if over != NULL:
+            for at in range(over.changes.total):
+                if over.changes.items[at].at_us <= self.now:
+                    apply(&seats, &cores, &memory, &gpus, &over.changes.items[at], bin)
+        if seats < part.seats:
+            return IS_SHARED
+        if gpus < part.gpus:
+            return LACKS_DEVICES
+        if cores < part.cores:
+            return LACKS_CORES
+        if memory < part.memory:
+            return LACKS_MEMORY
+        return FITS if self.fits_now(node, bin, part) else IS_RESERVED
+
+
+# --------------------------------------------------------------------------------- groups of devices
+
+cdef int32_t group_size(const Node *node, int32_t grouping, const int32_t *slots, int32_t total,
+                        int32_t number) noexcept nogil:
+    cdef int32_t at
+    cdef int32_t size = 0
+    for at in range(total):
+        size += node.devices[slots[at]].group[grouping] == number
+    return size
+
+
+cdef int32_t next_group(const Node *node, int32_t grouping, const int32_t *slots, int32_t total,
+                        int32_t need) noexcept nogil:
+    """The smallest group that has enough; else the largest. The one with the lowest slot of equals."""
+    cdef int32_t at, size
+    cdef int32_t fitting = -1
+    cdef int32_t fitting_size = 0
+    cdef int32_t largest = -1
+    cdef int32_t largest_size = 0
+    for at in range(total):
+        size = group_size(node, grouping, slots, total, node.devices[slots[at]].group[grouping])
+        if size >= need and (fitting < 0 or size < fitting_size):
+            fitting, fitting_size = node.devices[slots[at]].group[grouping], size
+        if size > largest_size:
+            largest, largest_size = node.devices[slots[at]].group[grouping], size
+    return fitting if fitting >= 0 else largest
+
+
+cdef int32_t without_group(const Node *node, int32_t grouping, int32_t *slots, int32_t total,
+                           int32_t number) noexcept nogil:
+    cdef int32_t at
+    cdef int32_t kept = 0
+    for at in range(total):
+        if node.devices[slots[at]].group[grouping] != number:
+            slots[kept] = slots[at]
+            kept += 1
+    return kept
+
+
+cdef int32_t keep_group(const Node *node, int32_t grouping, int32_t *slots, int32_t total,
+                        int32_t need) noexcept nogil:
+    """Keeps the slots of the smallest group with enough of them; if no group has, all, and gives -total."""
+    cdef int32_t number = next_group(node, grouping, slots, total, need)
+    cdef int32_t at
+    cdef int32_t kept = 0
+    if group_size(node, grouping, slots, total, number) < need:
+        return -total
+    for at in range(total):
+        if node.devices[slots[at]].group[grouping] == number:
+            slots[kept] = slots[at]
+            kept += 1
+    return kept
+
+
+cdef void sort_slots(int32_t *slots, int32_t total) noexcept nogil:
+    """In place; almost sorted already."""
+    cdef int32_t at, below, slot
+    for at in range(1, total):
+        slot = slots[at]
+        below = at
+        while below > 0 and slots[below - 1] > slot:
+            slots[below] = slots[below - 1]
+            below -= 1
+        slots[below] = slot

@@ -1,0 +1,317 @@
+"""Whom to stop so that a waiting job can start: the jobs whose stopping loses the least work. Pure.
+
+A job may take from running jobs of lower priority; and where its account holds less than it is guaranteed,
+from jobs of accounts that hold more than theirs, if those are of no higher priority. Only jobs that are
+``preemptible`` and have run for ``Policy.min_runtime_s`` are ever taken from.
+
+No two jobs can keep stopping each other. Who is stopped by priority is below the other for good, and can only
+come back at it by reclaim, which never takes from a higher priority. A reclaim leaves the account that takes
+within its guarantee and the one that gives at or above its own: neither has what it would need to take back.
+
+What is lost is the work since an attempt's start or last checkpoint, in GPU-microseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from msgspec import Struct
+
+from horizon._placement import Plan
+from horizon.core.model import AllocationState, JobState
+from horizon.core.state import SECOND_US, Job, Share, State
+
+TRIALS_MAX: Final = 4_000
+"""Sets of victims that one search tries."""
+EXACT_MAX: Final = 12
+"""Candidates on one node of which every set is thought of; of more, one is chosen step by step."""
+
+
+class Victims(Struct, frozen=True):
+    """Whom to stop, and where the other can then start."""
+
+    jobs: tuple[tuple[Job, int], ...]
+    """With the GPU-microseconds that each loses."""
+    nodes: tuple[int, ...]
+    """By number in the cluster."""
+    reason: str
+
+
+class Candidate(Struct, frozen=True):
+    """A running job that may be stopped."""
+
+    job: Job
+    lost_gpu_us: int
+    by_priority: bool
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """The least loss first; of equals the youngest."""
+        return self.lost_gpu_us, -self.job.number
+
+
+class Search:
+    """A search for the victims of one waiting job, on a cycle's plan."""
+
+    def __init__(
+        self,
+        state: State,
+        plan: Plan,
+        job: Job,
+        request: int,
+        duration_us: int,
+        avoid: list[int],
+        gpus_of: Callable[[int], int],
+    ) -> None:
+        self._state = state
+        self._plan = plan
+        self._job = job
+        self._request = request
+        self._duration_us = duration_us
+        self._avoid = avoid
+        self._gpus_of = gpus_of
+        self._trials = 0
+        self.again_us: int | None = None
+        """When a job that has not run for long enough may be stopped."""
+        self._above = self._accounts_above(state.shares[job.share])
+        self._reclaims = self._below_guarantee()
+        self.candidates: list[Candidate] = self._candidates()
+
+    # --- who may be stopped ---------------------------------------------------------------------------
+
+    def _accounts_above(self, share: Share) -> dict[int, Share]:
+        """The accounts above a share, the nearest first, without the root."""
+        found: dict[int, Share] = {}
+        while share.parent > 0:
+            share = self._state.shares[share.parent]
+            found[share.id] = share
+        return found
+
+    def _below_guarantee(self) -> dict[int, Share]:
+        """The accounts above the job that may reclaim for it: with it they hold no more than guaranteed."""
+        gpus = self._job.spec.gpu_count
+        return {
+            share.id: share
+            for share in self._above.values()
+            if gpus and self._gpus_of(share.id) + gpus <= share.guaranteed_gpus
+        }
+
+    def _candidates(self) -> list[Candidate]:
+        found = []
+        for job in self._state.preemptible.values():
+            if job.state is not JobState.RUNNING or job.stop is not None:
+                continue
+            by_priority = job.priority.rank < self._job.priority.rank
+            if not by_priority and not self._may_reclaim_from(job, {}):
+                continue
+            ripe_us = job.started_at_us + self._state.policy.min_runtime_s * SECOND_US
+            if ripe_us > self._plan.now_us:
+                self.again_us = ripe_us if self.again_us is None else min(self.again_us, ripe_us)
+                continue
+            lost_gpu_us = max(0, self._plan.now_us - job.saved_at_us) * job.spec.gpu_count
+            found.append(Candidate(job, lost_gpu_us, by_priority))
+        found.sort(key=lambda candidate: candidate.order)
+        return found
+
+    def _may_reclaim_from(self, job: Job, taken: dict[int, int]) -> bool:
+        """Whether the job's accounts, up to where they meet the reclaiming one, stay at their guarantees
+        without it and without what is ``taken`` from them already, by share."""
+        if not self._reclaims or job.priority.rank > self._job.priority.rank or not job.spec.gpu_count:
+            return False
+        accounts = self._accounts_above(self._state.shares[job.share])
+        if any(share in accounts for share in self._reclaims):
+            return False
+        return all(
+            share.gpus_held - taken.get(share.id, 0) - job.spec.gpu_count >= share.guaranteed_gpus
+            for share in accounts.values()
+            if share.id not in self._above
+        )
+
+    def _allowed(self, chosen: list[Candidate]) -> bool:
+        """Whether all of these may be stopped together."""
+        return len(self._that_may(chosen)) == len(chosen)
+
+    def _that_may(self, some: list[Candidate]) -> list[Candidate]:
+        """Those that may be stopped together with all of them that come before."""
+        if not self._reclaims:
+            return some
+        taken: dict[int, int] = {}
+        chosen = []
+        for candidate in some:
+            if candidate.by_priority or self._may_reclaim_from(candidate.job, taken):
+                chosen.append(candidate)
+                for share in self._accounts_above(self._state.shares[candidate.job.share]):
+                    taken[share] = taken.get(share, 0) + candidate.job.spec.gpu_count
+        return chosen
+
+    # --- whom to stop ---------------------------------------------------------------------------------
+
+    def run(self) -> Victims | None:
+        """The victims; None when stopping everybody who may be would not let the job start, or when it can
+        start without, once those are gone that are being stopped already."""
+        self._leaving = [
+            job.number
+            for job in self._state.holding.values()
+            if job.allocation_state is AllocationState.RELEASING or job.stop is not None
+        ]
+        if self._fits([]) is not None or self._fits(self.candidates) is None:
+            return None
+        if self._state.cluster.nodes_for(self._request, self._avoid) == 1:
+            chosen = self._on_one_node()
+        else:
+            chosen = self._on_several()
+        if chosen is None:
+            return None
+        nodes = self._fits(chosen)
+        assert nodes is not None
+        jobs = tuple((candidate.job, candidate.lost_gpu_us) for candidate in chosen)
+        return Victims(jobs, nodes, self._reason(chosen))
+
+    def _reason(self, chosen: list[Candidate]) -> str:
+        job = self._job
+        if all(candidate.by_priority for candidate in chosen):
+            return f"job {job.number} of {job.spec.user_id} has priority {job.priority.value}"
+        account = next(iter(self._reclaims.values()))
+        return (
+            f"job {job.number} of {job.spec.user_id}: {account.path} holds {self._gpus_of(account.id)} of "
+            f"the {account.guaranteed_gpus} GPUs that it is guaranteed"
+        )
+
+    def _fits(self, chosen: list[Candidate], only: list[int] | None = None) -> tuple[int, ...] | None:
+        """Where the job could start now if these and those on their way out were gone."""
+        gone = self._leaving + [candidate.job.number for candidate in chosen]
+        self._trials += 1
+        return self._plan.fits(self._request, self._duration_us, self._avoid, only, gone)
+
+    def _works(self, chosen: list[Candidate], only: list[int] | None) -> bool:
+        return self._allowed(chosen) and self._fits(chosen, only) is not None
+
+    def _spared(self, chosen: list[Candidate], only: list[int] | None) -> list[Candidate]:
+        """The set without whom it can do without, those who would lose the most spared first."""
+        kept = list(chosen)
+        for candidate in reversed(chosen):
+            fewer = [one for one in kept if one is not candidate]
+            if self._works(fewer, only):
+                kept = fewer
+        return kept
+
+    # --- a job of one node: the cheapest set there is -------------------------------------------------
+
+    def _on_one_node(self) -> list[Candidate] | None:
+        best: list[Candidate] | None = None
+        best_cost, where = -1, -1
+        for bound, index, here in self._by_node():
+            if best is not None and bound >= best_cost:
+                break
+            if self._trials >= TRIALS_MAX:
+                break
+            found = self._cheapest_on(index, here, best_cost)
+            cost = sum(candidate.lost_gpu_us for candidate in found or ())
+            if found is not None and (best is None or cost < best_cost):
+                best, best_cost, where = found, cost, index
+        # What loses nothing may be in a cheapest set without need.
+        return best if best is None else self._spared(best, [where])
+
+    def _by_node(self) -> list[tuple[int, int, list[Candidate]]]:
+        """Nodes with the candidates on them, the one where the least might be lost first.
+
+        A lower bound of that: as many of the cheapest there as are needed at least, whatever they hold.
+        """
+        here: dict[int, list[Candidate]] = {}
+        for candidate in self.candidates:
+            for placement in candidate.job.allocation:
+                here.setdefault(self._state.nodes[placement.node].index, []).append(candidate)
+        wanted = self._state.requests[self._request].gpu_count
+        leaving = frozenset(self._leaving)
+        found = []
+        for index, some in here.items():
+            node = self._state.nodes[self._state.node_names[index]]
+            free = len(self._state.cluster.free(index)[2])
+            free += sum(
+                len(one.gpu_ids)
+                for id in node.jobs
+                if self._state.jobs[id].number in leaving
+                for one in self._state.jobs[id].allocation
+                if one.node == node.inventory.name
+            )
+            largest = max(candidate.job.spec.gpu_count for candidate in some)
+            least = max(1, -(-max(0, wanted - free) // largest)) if largest else 1
+            bound = sum(candidate.lost_gpu_us for candidate in some[:least])
+            if least <= len(some):
+                found.append((bound, index, some))
+        found.sort(key=lambda one: one[:2])
+        return found
+
+    def _cheapest_on(self, index: int, here: list[Candidate], below: int) -> list[Candidate] | None:
+        """The cheapest set of candidates whose end makes room on this node; None when there is none."""
+        only = [index]
+        chosen = self._grown(here, only)
+        if chosen is None:
+            return None
+        chosen = self._spared(chosen, only)
+        if len(here) > EXACT_MAX:
+            return chosen
+        cost = sum(candidate.lost_gpu_us for candidate in chosen)
+        if 0 <= below < cost:
+            cost = below
+        better = self._cheaper(here, only, 0, [], 0, cost)
+        return better if better is not None else chosen
+
+    def _grown(self, here: list[Candidate], only: list[int] | None) -> list[Candidate] | None:
+        """As many as may be stopped together, the cheapest first, until the job fits."""
+        allowed = self._that_may(here)
+        for total in range(1, len(allowed) + 1):
+            if self._fits(allowed[:total], only) is not None:
+                return allowed[:total]
+        return None
+
+    def _cheaper(
+        self,
+        here: list[Candidate],
+        only: list[int],
+        begin: int,
+        chosen: list[Candidate],
+        cost: int,
+        below: int,
+    ) -> list[Candidate] | None:
+        """The first cheapest set that costs less than ``below``, by trying all that may: branch and bound."""
+        best = None
+        for at in range(begin, len(here)):
+            candidate = here[at]
+            total = cost + candidate.lost_gpu_us
+            if total >= below or self._trials >= TRIALS_MAX:
+                break  # those after it lose no less
+            more = [*chosen, candidate]
+            if not self._allowed(more):
+                continue
+            if self._fits(more, only) is not None:
+                best, below = more, total
+                continue
+            found = self._cheaper(here, only, at + 1, more, total, below)
+            if found is not None:
+                best, below = found, sum(one.lost_gpu_us for one in found)
+        return best
+
+    # --- a gang: few, cheap, and none too many --------------------------------------------------------
+
+    def _on_several(self) -> list[Candidate] | None:
+        """The smallest part of the cheapest candidates that makes room, less whom it can do without."""
+        allowed = self._that_may(self.candidates)
+        if self._fits(allowed) is None:
+            return None
+        low, high = 1, len(allowed)
+        while low < high:
+            middle = (low + high) // 2
+            if self._fits(allowed[:middle]) is None:
+                low = middle + 1
+            else:
+                high = middle
+        nodes = self._fits(allowed[:high])
+        assert nodes is not None
+        there = [
+            candidate
+            for candidate in allowed[:high]
+            if any(self._state.nodes[one.node].index in nodes for one in candidate.job.allocation)
+        ]
+        return self._spared(there, list(nodes))
