@@ -190,6 +190,7 @@ cdef class Plan:
     cdef int32_t **tally
 
     # The question being asked.
+    cdef Request imagined       # its own
     cdef Request *request
     cdef int64_t duration
     cdef Split split

@@ -207,6 +207,23 @@ class Plan:
         free devices; too few free cores; too little free memory; is reserved or booked before it would end.
         LOST nodes are not counted. Of several kinds the one that gets furthest counts. O(nodes x holds)."""
 
+    def imagine(
+        self,
+        gpus: int,
+        gpu_type: int,
+        gpu_memory_mib: int,
+        cores: int,
+        memory_mib: int,
+        nodes: int,
+        exclusive: bool,
+        labels: Sequence[int] = ...,
+    ) -> int:
+        """A request of this plan's own, to ask what would be if; the next one replaces it. Arguments as for
+        ``Cluster.add_request``; gives its number, -1, for the other methods."""
+
+    def nodes_for(self, request: int) -> int:
+        """The same as ``Cluster.nodes_for``, for the plan's own request too."""
+
     def offer(self, request: int, empty: bool = ...) -> tuple[int, int, int]:
         """The nodes that may be used for a request now, by state, labels and seats, and the free devices of
         kinds that will do, or cores when it asks for no device: in all, and the most on one node. With

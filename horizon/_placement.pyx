@@ -16,6 +16,7 @@ cdef int64_t CLOSEST = (<int64_t>1 << 40) + (<int64_t>1 << 20) + 1      # Plan.s
 cdef int32_t COUNT_MAX = 1 << 30        # nodes, devices, kinds, requests
 
 cdef enum:
+    IMAGINED = -1       # the number of a plan's own request
     NOTHING = 0
     PLACED = 1
     PLANNED = 2
@@ -159,6 +160,25 @@ cdef void split_parts(const Request *request, int32_t nodes, Split *split) noexc
         level.enough = <int32_t>until
         split.total += 1
         place = until
+
+
+cdef Request read_request(int gpus, int gpu_type, int64_t gpu_memory_mib, int64_t cores, int64_t memory_mib,
+                          int nodes, bint exclusive, labels) except *:
+    """A checked request; its labels belong to whoever asked for it."""
+    cdef Request made
+    if not 0 <= gpus <= COUNT_MAX or not 0 <= nodes <= COUNT_MAX:
+        raise ValueError("devices and nodes are 0 to 2**30")
+    check_amount(gpu_memory_mib, b"gpu_memory_mib")
+    check_amount(cores, b"cores")
+    check_amount(memory_mib, b"memory_mib")
+    memset(&made, 0, sizeof(Request))
+    made.gpus, made.gpu_type, made.gpu_memory = gpus, max(gpu_type, -1), gpu_memory_mib
+    made.cores, made.memory, made.nodes = cores, memory_mib, nodes
+    made.seats = SEATS if exclusive else 1
+    made.label_total = <int32_t>len(labels)
+    made.labels = numbers_of(labels, made.label_total, b"a label")
+    made.split = -1
+    return made
 
 
 cdef inline bint wants_kind(const Request *request, const Kind *kind) noexcept nogil:
@@ -574,23 +594,12 @@ cdef class Cluster:
     def add_request(self, int gpus, int gpu_type, int64_t gpu_memory_mib, int64_t cores, int64_t memory_mib,
                     int nodes, bint exclusive, labels=()):
         cdef Request made
-        if not 0 <= gpus <= COUNT_MAX or not 0 <= nodes <= COUNT_MAX:
-            raise ValueError("devices and nodes are 0 to 2**30")
-        check_amount(gpu_memory_mib, b"gpu_memory_mib")
-        check_amount(cores, b"cores")
-        check_amount(memory_mib, b"memory_mib")
-        memset(&made, 0, sizeof(Request))
-        made.gpus, made.gpu_type, made.gpu_memory = gpus, max(gpu_type, -1), gpu_memory_mib
-        made.cores, made.memory, made.nodes = cores, memory_mib, nodes
-        made.seats = SEATS if exclusive else 1
         if self.request_total == self.request_room:
             self.requests = <Request *>resized(
                 self.requests, grown_room(self.request_room), sizeof(Request)
             )
             self.request_room = grown_room(self.request_room)
-        made.label_total = <int32_t>len(labels)
-        made.labels = numbers_of(labels, made.label_total, b"a label")
-        made.split = -1
+        made = read_request(gpus, gpu_type, gpu_memory_mib, cores, memory_mib, nodes, exclusive, labels)
         self.requests[self.request_total] = made
         self.request_total += 1
         return self.request_total - 1
@@ -828,6 +837,7 @@ cdef class Plan:
         PyMem_Free(self.avoid)
         PyMem_Free(self.only)
         PyMem_Free(self.gone)
+        PyMem_Free(self.imagined.labels)
 
     cdef int open(self, Cluster cluster, int64_t now_us) except -1:
         """All the memory that answers need but lists of devices and changes."""
@@ -962,11 +972,24 @@ cdef class Plan:
                 return False
         return True
 
+    def imagine(self, int gpus, int gpu_type, int64_t gpu_memory_mib, int64_t cores, int64_t memory_mib,
+                int nodes, bint exclusive, labels=()):
+        cdef Request made = read_request(
+            gpus, gpu_type, gpu_memory_mib, cores, memory_mib, nodes, exclusive, labels
+        )
+        PyMem_Free(self.imagined.labels)
+        self.imagined = made
+        return IMAGINED
+
+    def nodes_for(self, int request):
+        self.ask(request, 1, (), None, ())
+        return self.split.nodes
+
     cdef int ask(self, int request, int64_t duration_us, avoid, only, gone) except -1:
         """Takes in a question; what an earlier one found is forgotten."""
         cdef int32_t at, nodes
         self.check()
-        self.request = self.cluster.request_at(request)
+        self.request = &self.imagined if request == IMAGINED else self.cluster.request_at(request)
         if not 1 <= duration_us <= TIME_MAX:
             raise ValueError(f"duration_us must be between 1 and 2**61, not {duration_us}")
         self.duration = duration_us

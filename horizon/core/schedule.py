@@ -19,7 +19,7 @@ from horizon.core import events as ev
 from horizon.core import limits
 from horizon.core.charges import rate_of
 from horizon.core.model import Allocation, JobState, Placement
-from horizon.core.policy import UNLIMITED, Order
+from horizon.core.policy import UNLIMITED, Order, Policy
 from horizon.core.preempt import Search, Victims
 from horizon.core.state import COST_PER_GPU, SECOND_US, Claim, Job, Request, Shape, State
 
@@ -95,10 +95,12 @@ def schedule(state: State, now_us: int) -> Cycle:
 class Round:
     """One cycle in the making. What it learns of jobs on the way says afterwards why they did not start."""
 
-    def __init__(self, state: State, now_us: int) -> None:
+    def __init__(self, state: State, now_us: int, policy: Policy | None = None, until: int = 0) -> None:
+        """Under the state's policy unless another is given; ``until`` is a job before which it ends."""
         self.state = state
         self.now_us = now_us
-        self.policy = state.policy
+        self.policy = policy or state.policy
+        self._until = until
         self.plan = state.cluster.plan(now_us)
         self.events: list[ev.Event] = []
         self.reservations: list[Reservation] = []
@@ -168,7 +170,7 @@ class Round:
         self.last = -1
         while len(self._started) < limits.CYCLE_STARTS_MAX and walk.examined < self.policy.examined_max:
             number = walk.next()
-            if not number:
+            if not number or number == self._until:
                 self.last = 0
                 break
             if number in self._started:  # others made way for it

@@ -27,3 +27,15 @@ async def fold_log(
             f"the log ends at {state.position}, but its head says {head.position}: events are missing"
         )
     return state
+
+
+async def fold_until(
+    store: EventStore, head: int, position: int | None = None, moment_us: int | None = None
+) -> State:
+    """The state as of a position, or as of the last event recorded up to a moment. O(events up to there)."""
+    state = State()
+    async for recorded in store.read(0, head if position is None else position):
+        if moment_us is not None and recorded.recorded_at_us > moment_us:
+            break
+        evolve(state, recorded)
+    return state

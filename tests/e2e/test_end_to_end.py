@@ -125,6 +125,7 @@ async def test_every_state_transition(scheduler: Scheduler, tmp_path: Path) -> N
             *begun,
             "JobRequeued",
             "AllocationReleased",
+            "JobReleased",
             *begun[1:],
             "JobCompleted",
             "AllocationReleased",

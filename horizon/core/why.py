@@ -1,0 +1,384 @@
+"""Explains one job whole: where it stands, what keeps it, what would start it, when it is likely to. Pure.
+
+It asks the code that decides: a cycle is run on the state as it is, up to the job and past it, and what that
+finds is told. Nothing is recorded and nothing changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from horizon._placement import Plan
+from horizon.core import dependencies
+from horizon.core import events as ev
+from horizon.core.explain import before_the_queue, moment, sentence, survey
+from horizon.core.model import DependencyKind, JobState, Priority
+from horizon.core.policy import UNLIMITED, Order
+from horizon.core.schedule import Cycle, Hindrance, Reservation, Round, Verdict
+from horizon.core.state import SECOND_US, Estimates, Job, Request, State
+
+AHEAD_SHOWN: Final = 10
+FORECAST_JOBS: Final = 256
+"""How many jobs of the queue are planned for to say when one of them starts."""
+RANK_MAX: Final = 100_000
+SHORTEST_S: Final = 60
+
+
+class Ahead(Struct, frozen=True):
+    """A job that comes before this one, and what its owner holds."""
+
+    position: int
+    number: int
+    user_id: str
+    account: str
+    priority: Priority
+    gpu_count: int
+    owner_gpus_held: int
+
+
+class Condition(Struct, frozen=True):
+    """Something the job depends on; ``holds`` is None while that is open."""
+
+    number: int
+    kind: DependencyKind
+    state: JobState
+    holds: bool | None
+
+
+class Quota(Struct, frozen=True):
+    """The bound of an account that the job would break."""
+
+    account: str
+    max_gpus: int
+    gpus_held: int
+    gpus_asked: int
+
+
+class Change(Struct, frozen=True):
+    """One thing that, were it otherwise, would let the job start now, or ever."""
+
+    field: str
+    value: str
+    sentence: str
+
+
+class Happening(Struct, frozen=True):
+    """Something that somebody, or another job, did to this one."""
+
+    at_us: int
+    what: str
+    by: str
+    reason: str
+    lost_gpu_us: int = 0
+
+
+class Why(Struct, frozen=True):
+    """All that can be said of why a job is where it is."""
+
+    job_id: str
+    number: int
+    state: JobState
+    at_position: int
+    now_us: int
+    summary: str
+    position: int | None = None
+    """Its place in the order, from 1."""
+    waiting: int = 0
+    """How many stand in the queue."""
+    ahead: tuple[Ahead, ...] = ()
+    """Those in front, the first ones."""
+    nodes: dict[str, int] = {}
+    """Nodes by the first reason why it does not fit there now."""
+    quota: Quota | None = None
+    conditions: tuple[Condition, ...] = ()
+    reservation: Reservation | None = None
+    start_us: int | None = None
+    """When it starts if all that run use their time limits and nothing else is submitted."""
+    estimates: Estimates | None = None
+    """How good such estimates have been."""
+    changes: tuple[Change, ...] = ()
+    """What would start it now, the least change first; for what never fits, what would fit."""
+    history: tuple[Happening, ...] = ()
+
+
+def why(state: State, job: Job, events: Iterable[ev.Recorded], now_us: int) -> Why:
+    """Explains the job; ``events`` is its history. O(a cycle + ``FORECAST_JOBS`` reservations)."""
+    base = Why(
+        job.id,
+        job.number,
+        job.state,
+        state.position,
+        now_us,
+        "",
+        waiting=len(state.queue),
+        conditions=tuple(_conditions(state, job)),
+        estimates=state.estimates,
+        history=tuple(_history(state, events)),
+    )
+    if job.number in state.arrays:
+        return msgspec.structs.replace(base, summary=_array_summary(state, job))
+    if job.state is not JobState.QUEUED:
+        return msgspec.structs.replace(base, summary=_summary(state, job))
+    kept = before_the_queue(state, job)
+    if kept is not None:
+        return msgspec.structs.replace(base, summary=kept, changes=tuple(_let_in(state, job)))
+    return _of_a_waiting_job(state, job, base)
+
+
+# --- jobs that do not stand in the queue ----------------------------------------------------------------
+
+
+def _summary(state: State, job: Job) -> str:
+    where = ", ".join(placement.node for placement in job.allocation)
+    match job.state:
+        case JobState.SCHEDULED:
+            return f"is being started on {where}"
+        case JobState.RUNNING if job.stop is not None:
+            return f"is being stopped: {job.stop}" + _for_whom(state, job)
+        case JobState.RUNNING:
+            until = f", until {moment(job.expected_us)} at most" if job.time_limit_s else ""
+            return f"runs on {where} since {moment(job.started_at_us)}{until}"
+        case JobState.COMPLETED:
+            return "has completed"
+        case _:
+            return job.reason or f"is {job.state}"
+
+
+def _for_whom(state: State, job: Job) -> str:
+    other = state.jobs.get(job.stopped_by)
+    if other is not None:
+        return f" by job {other.number} of {other.spec.user_id}"
+    return f" by {job.stopped_by}" if job.stopped_by else ""
+
+
+def _array_summary(state: State, job: Job) -> str:
+    array = state.arrays[job.number]
+    counts = ", ".join(f"{count} {state.value}" for state, count in array.counts.items() if count)
+    return f"an array of {array.total} tasks: {counts}; ask about one of them, such as {job.number}_INDEX"
+
+
+def _conditions(state: State, job: Job) -> Iterator[Condition]:
+    for dependency in job.spec.depends_on:
+        other = state.jobs[dependency.job_id]
+        holds = dependencies.verdict(other, dependency.kind)
+        yield Condition(other.number, dependency.kind, other.state, holds)
+
+
+def _let_in(state: State, job: Job) -> Iterator[Change]:
+    if job.held:
+        yield Change("hold", "false", "release it")
+    if job.begin_pending:
+        yield Change("begin_at", moment(job.begin_at_us), f"wait until {moment(job.begin_at_us)}")
+
+
+_TOLD: Final[dict[type[ev.Event], str]] = {
+    ev.PreemptionRequested: "asked to make way",
+    ev.JobPreempted: "preempted",
+    ev.RequeueRequested: "asked to go back to the queue",
+    ev.JobRequeued: "requeued",
+    ev.JobCancelled: "cancelled",
+    ev.TimeLimitReached: "reached its time limit",
+    ev.JobHeld: "held",
+    ev.JobReleased: "released",
+}
+
+
+def _history(state: State, events: Iterable[ev.Recorded]) -> Iterator[Happening]:
+    """What was done to the job, by whom and why; what it did itself is in its events."""
+    for recorded in events:
+        event: Any = recorded.event
+        what = _TOLD.get(type(event))
+        if what is None:
+            continue
+        by = getattr(event, "by", "") or recorded.actor
+        other = state.jobs.get(by)
+        if other is not None:
+            by = f"job {other.number} of {other.spec.user_id}"
+        lost_gpu_us = getattr(event, "lost_gpu_us", 0)
+        yield Happening(recorded.recorded_at_us, what, by, getattr(event, "reason", ""), lost_gpu_us)
+
+
+# --- a job in the queue ---------------------------------------------------------------------------------
+
+
+def _of_a_waiting_job(state: State, job: Job, base: Why) -> Why:
+    now_us, fifo = base.now_us, state.policy.order is Order.FIFO
+    cycle = Round(state, now_us).run()
+    plan = state.cluster.plan(now_us)
+    position = state.queue.rank(job.number, now_us, RANK_MAX, fifo) or None
+    verdict = cycle.job_verdicts.get(job.number) or cycle.shape_verdicts.get(job.shape)
+    starts = any(isinstance(one, ev.JobScheduled) and one.job_id == job.id for one in cycle.events)
+    summary = "there is room: it starts in the next cycle"
+    if not starts:
+        summary = sentence(state, cycle, plan, job, verdict)
+    reservation = next((one for one in cycle.reservations if one.number == job.number), None)
+    request = state.shapes[job.shape].request
+    ever = bool(state.cluster.nodes_for(request))
+    return msgspec.structs.replace(
+        base,
+        summary=summary,
+        position=position,
+        ahead=tuple(_ahead(state, now_us, position, fifo)),
+        nodes=survey(state, plan, job),
+        quota=_quota(state, job, verdict),
+        reservation=reservation,
+        start_us=now_us if starts else _forecast(state, job, cycle, now_us),
+        changes=() if starts else tuple(_changes(state, job, verdict, now_us, ever)),
+    )
+
+
+def _ahead(state: State, now_us: int, position: int | None, fifo: bool) -> Iterator[Ahead]:
+    shown = AHEAD_SHOWN if position is None else min(AHEAD_SHOWN, position - 1)
+    for place, number in enumerate(state.queue.order(shown, now_us, fifo), start=1):
+        other = state.numbered[number - 1]
+        spec = other.spec
+        held = state.shares[other.share].gpus_held
+        yield Ahead(place, number, spec.user_id, spec.account, other.priority, spec.gpu_count, held)
+
+
+def _quota(state: State, job: Job, verdict: Verdict | None) -> Quota | None:
+    if verdict is None or verdict.hindrance is not Hindrance.QUOTA:
+        return None
+    share = state.shares[verdict.share]
+    return Quota(share.path, share.max_gpus, share.gpus_held, job.spec.gpu_count)
+
+
+def _forecast(state: State, job: Job, cycle: Cycle, now_us: int) -> int | None:
+    """When the job starts if all that run use their time limits, with all ahead of it planned for, too."""
+    for reservation in cycle.reservations:
+        if reservation.number == job.number:
+            return reservation.start_us
+    every = msgspec.structs.replace(
+        state.policy,
+        reservation_depth=UNLIMITED,
+        strict=False,
+        preemption=False,
+        examined_max=FORECAST_JOBS,
+    )
+    planned = Round(state, now_us, every).run()
+    return next((one.start_us for one in planned.reservations if one.number == job.number), None)
+
+
+# --- what would start it --------------------------------------------------------------------------------
+
+
+class _Asking:
+    """Asks a plan what would become of the job were its request another."""
+
+    def __init__(self, state: State, plan: Plan, job: Job, fits: Callable[[Plan, int, int], bool]) -> None:
+        self._state = state
+        self._plan = plan
+        self._fits = fits
+        self.request = state.requests[state.shapes[job.shape].request]
+        self.limit_s = job.time_limit_s or state.policy.assumed_time_limit_s
+
+    def would(self, request: Request | None = None, limit_s: int | None = None) -> bool:
+        request = request or self.request
+        gpu_type = -1
+        if request.gpu_type is not None:
+            # A type that nobody has is one that no node has.
+            gpu_type = self._state.gpu_types.get(request.gpu_type.lower(), len(self._state.gpu_types))
+        labels = [self._state.label_ids.get(pair, len(self._state.label_ids)) for pair in request.constraints]
+        number = self._plan.imagine(
+            request.gpu_count,
+            gpu_type,
+            request.gpu_memory_mib,
+            request.cpu_cores,
+            request.memory_mib,
+            request.nodes,
+            request.exclusive,
+            labels,
+        )
+        return self._fits(self._plan, number, (limit_s or self.limit_s) * SECOND_US)
+
+    def largest(self, high: int, works: Callable[[int], bool]) -> int:
+        """The largest number from 1 below ``high`` that works, by halving; 0 if 1 does not."""
+        low, high = 0, high - 1
+        while low < high:
+            middle = (low + high + 1) // 2
+            if works(middle):
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+
+def _fits_now(plan: Plan, request: int, duration_us: int) -> bool:
+    return plan.fits(request, duration_us) is not None
+
+
+def _fits_ever(plan: Plan, request: int, duration_us: int) -> bool:
+    return bool(plan.nodes_for(request))
+
+
+def _changes(state: State, job: Job, verdict: Verdict | None, now_us: int, ever: bool) -> Iterator[Change]:
+    """What would let it start now; what would let it start ever, if it cannot."""
+    if not ever:
+        yield from _of_its_request(_Asking(state, state.cluster.plan(now_us), job, _fits_ever), "would fit")
+        return
+    if verdict is not None and verdict.hindrance is Hindrance.QUOTA:
+        share = state.shares[verdict.share]
+        least = share.gpus_held + job.spec.gpu_count
+        yield Change("max_gpus", str(least), f"a quota of {least} GPUs for {share.path}")
+        return
+    before = Round(state, now_us, until=job.number)
+    before.run()
+    asking = _Asking(state, before.plan, job, _fits_now)
+    if not asking.would():
+        yield from _of_its_time(asking)
+        yield from _of_its_request(asking, "would start now")
+    yield from _of_its_place(state, job, now_us)
+
+
+def _of_its_time(asking: _Asking) -> Iterator[Change]:
+    if asking.limit_s <= SHORTEST_S or not asking.would(limit_s=SHORTEST_S):
+        return
+    longest_s = asking.largest(asking.limit_s, lambda seconds: asking.would(limit_s=seconds))
+    longest_s -= longest_s % SHORTEST_S
+    if longest_s:
+        told = f"a time limit of {longest_s // 60} min or less would start it now"
+        yield Change("time_limit_s", str(longest_s), told)
+
+
+def _of_its_request(asking: _Asking, would: str) -> Iterator[Change]:
+    """Requests that ask for a little less, one thing at a time."""
+    request, replace = asking.request, msgspec.structs.replace
+    if request.gpu_count > 1:
+        fewest = max(request.nodes, 1)
+        gpus = asking.largest(
+            request.gpu_count, lambda count: count < fewest or asking.would(replace(request, gpu_count=count))
+        )
+        if gpus >= fewest and asking.would(replace(request, gpu_count=gpus)):
+            yield Change("gpu_count", str(gpus), f"with {gpus} GPU{'s' * (gpus != 1)} it {would}")
+    for field, none, told in (
+        ("gpu_type", None, "on GPUs of any type"),
+        ("gpu_memory_mib", 0, "on GPUs of any size"),
+        ("constraints", (), "on nodes without these labels"),
+        ("exclusive", False, "on nodes that it shares"),
+        ("cpu_cores", 0, "without cores of its own"),
+        ("memory_mib", 0, "without memory of its own"),
+    ):
+        if getattr(request, field) == none or (field == "cpu_cores" and not request.gpu_count):
+            continue
+        if asking.would(replace(request, **{field: none})):
+            yield Change(field, "", f"{told} it {would}")
+    for nodes in range(max(request.nodes, 1) + 1, min(max(request.nodes, 1) * 8, request.gpu_count) + 1):
+        if asking.would(replace(request, nodes=nodes)):
+            yield Change("nodes", str(nodes), f"spread over {nodes} nodes it {would}")
+            break
+
+
+def _of_its_place(state: State, job: Job, now_us: int) -> Iterator[Change]:
+    """Whether it would start were it the first in order, and the priority that would make it that."""
+    first = state.queue.order(1, now_us, state.policy.order is Order.FIFO)
+    if first == [job.number]:
+        return
+    asking = _Asking(state, state.cluster.plan(now_us), job, _fits_now)
+    ahead = state.numbered[first[0] - 1].priority.rank if first else 0
+    higher = next((one for one in Priority if one.rank > max(ahead, job.priority.rank)), None)
+    if asking.would() and higher is not None:
+        yield Change("priority", higher.value, f"with priority {higher.value} it would start now")

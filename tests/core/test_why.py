@@ -1,0 +1,173 @@
+"""Explanations: what keeps a job, who is ahead, when it is likely to start, and what would start it."""
+
+from __future__ import annotations
+
+import pytest
+
+from horizon.core import commands as cmd
+from horizon.core.model import (
+    Array,
+    Dependency,
+    DependencyKind,
+    Exit,
+    IndexRange,
+    JobState,
+    Priority,
+)
+from horizon.core.why import Why, why
+from tests.core.spec import SECOND, World, given, job_id, node
+
+
+def explained(world: World, number: int = 1) -> Why:
+    job = world.job(number)
+    events = [world.log[position - 1] for position in job.positions]
+    return why(world.state, job, events, world.now_us)
+
+
+def would_start_it(told: Why) -> list[tuple[str, str]]:
+    return [(change.field, change.value) for change in told.changes]
+
+
+def busy(**fields: object) -> World:
+    """Two nodes of eight: one full for an hour, one with two GPUs free."""
+    world = given(node("a"), node("b")).submit(gpu_count=8, time_limit_s=3_600)
+    world.submit(gpu_count=6, time_limit_s=7_200).cycle().started(1).started(2)
+    return world.submit("bob", **fields).cycle()
+
+
+def test_a_blocked_job_is_told_its_place_its_reservation_and_the_nodes_that_fail_it() -> None:
+    told = explained(busy(gpu_count=8, time_limit_s=600), 3)
+    assert told.position == 1
+    assert told.waiting == 1
+    assert told.reservation is not None
+    assert (told.reservation.start_us, told.reservation.nodes) == (told.now_us + 3_600 * SECOND, ("a",))
+    assert told.start_us == told.reservation.start_us
+    assert {verdict: count for verdict, count in told.nodes.items() if count} == {"devices": 2}
+    assert told.summary == "waits for 8 GPUs on one node: 2 such GPUs are free, at most 2 on one node"
+
+
+def test_a_job_is_told_who_is_ahead_and_what_they_hold() -> None:
+    world = busy(gpu_count=8).submit("carol", gpu_count=8)
+    told = explained(world.cycle(), 4)
+    assert told.position == 2
+    assert [(one.number, one.user_id, one.owner_gpus_held) for one in told.ahead] == [(3, "bob", 0)]
+
+
+def test_fewer_gpus_that_fit_now_are_named() -> None:
+    told = explained(busy(gpu_count=8), 3)
+    assert ("gpu_count", "2") in would_start_it(told)
+    assert would_start_it(told)[0] == ("gpu_count", "2")
+
+
+def test_more_nodes_that_fit_now_are_named() -> None:
+    world = given(node("a", 4), node("b", 4)).submit(gpu_count=6, nodes=2).cycle()
+    world.submit(gpu_count=2).cycle()
+    assert ("nodes", "2") in would_start_it(explained(world, 2))
+
+
+def test_a_shorter_time_limit_that_would_delay_nobody_is_named() -> None:
+    world = given(node("a", 8)).submit(gpu_count=6, time_limit_s=3_600).cycle().started()
+    world.submit("bob", gpu_count=8, time_limit_s=600).submit(
+        "carol", gpu_count=2, time_limit_s=7_200
+    ).cycle()
+    told = explained(world, 3)
+    assert would_start_it(told)[0] == ("time_limit_s", "3600")
+    assert "they are free, but 1 job planned ahead of it would start later" in told.summary
+
+
+def test_a_request_that_can_never_fit_is_told_the_nearest_that_would() -> None:
+    told = explained(given(node("a", 4)).submit(gpu_count=9, constraints={"zone": "x"}).cycle())
+    assert told.summary.startswith("asks for 9 GPUs")
+    assert told.start_us is None
+    told = explained(given(node("a", 4)).submit(gpu_count=9, nodes=1).cycle())
+    assert would_start_it(told) == [("gpu_count", "4")]
+    told = explained(given(node("a", 4)).submit(gpu_count=2, gpu_type="A100").cycle())
+    assert would_start_it(told) == [("gpu_type", "")]
+
+
+def test_a_full_quota_is_named_with_what_it_would_have_to_be() -> None:
+    world = given().when(cmd.SetQuota("default", max_gpus=4)).submit(gpu_count=3).submit(gpu_count=2).cycle()
+    told = explained(world, 2)
+    assert told.quota is not None
+    assert (told.quota.account, told.quota.max_gpus, told.quota.gpus_held) == ("default", 4, 3)
+    assert would_start_it(told) == [("max_gpus", "5")]
+    assert told.summary == (
+        "waits for the quota of default: it holds 3 of at most 4 GPUs, and the job asks for 2"
+    )
+
+
+def test_a_higher_priority_is_named_when_only_the_order_keeps_it() -> None:
+    world = given(node("a", 2)).submit(gpu_count=1, time_limit_s=600).cycle().started()
+    world.submit("bob", gpu_count=2, time_limit_s=600).submit(
+        "carol", gpu_count=1, time_limit_s=3_600
+    ).cycle()
+    assert ("priority", "High") in would_start_it(explained(world, 3))
+
+
+def test_what_a_job_depends_on_is_told_with_how_it_is() -> None:
+    world = given().submit().submit(depends_on=(Dependency(job_id(1), DependencyKind.AFTER_OK),)).cycle()
+    told = explained(world, 2)
+    assert told.summary == "waits for what it depends on: after_ok of job 1, which is Scheduled"
+    [condition] = told.conditions
+    assert (condition.number, condition.state, condition.holds) == (1, JobState.SCHEDULED, None)
+
+
+def test_a_held_job_and_one_that_has_not_begun_are_told_what_lets_them_in() -> None:
+    world = given().submit(hold=True)
+    assert would_start_it(explained(world)) == [("hold", "false")]
+    world.submit(begin_at_us=world.now_us + 60 * SECOND)
+    [change] = explained(world, 2).changes
+    assert change.field == "begin_at"
+
+
+def test_a_preempted_job_is_told_by_whom_why_and_at_what_cost() -> None:
+    world = given(node("a", 2)).submit(gpu_count=2, preemptible=True).cycle().started().later(100)
+    world.submit("bob", gpu_count=2, priority=Priority.URGENT).cycle()
+    assert explained(world).summary == "is being stopped: preemption by job 2 of bob"
+    assert explained(world, 2).summary == "waits for jobs that make way for it: 1"
+    world.later(5).ended()
+    world = given(node("a", 2)).submit(gpu_count=2, preemptible=True).cycle().started().later(100)
+    world.submit("bob", gpu_count=2, priority=Priority.URGENT).cycle().later(5).ended(
+        exit=Exit(signal=15)
+    ).cycle()
+    told = [(one.what, one.by, one.lost_gpu_us) for one in explained(world).history]
+    assert told == [
+        ("asked to make way", "job 2 of bob", 200 * SECOND),
+        ("preempted", "job 2 of bob", 210 * SECOND),
+        ("requeued", "test", 0),
+    ]
+
+
+def test_a_cancelled_job_is_told_by_whom_and_why() -> None:
+    world = given().submit().when(cmd.Cancel(job_id(1), "wrong data"), actor="eve")
+    [told] = explained(world).history
+    assert (told.what, told.by, told.reason) == ("cancelled", "eve", "wrong data")
+
+
+def test_an_array_is_told_of_by_its_tasks() -> None:
+    world = given(node("a", 1)).submit(array=Array((IndexRange(0, 3),))).cycle()
+    assert explained(world).summary == (
+        "an array of 4 tasks: 3 Queued, 1 Scheduled; ask about one of them, such as 1_INDEX"
+    )
+
+
+def test_the_estimate_of_a_job_without_a_reservation_plans_for_all_ahead_of_it() -> None:
+    world = given(node("a", 1)).policy(reservation_depth=1).submit(time_limit_s=100).cycle().started()
+    for _ in range(3):
+        world.submit(time_limit_s=100)
+    told = explained(world.cycle(), 4)
+    assert told.reservation is None
+    assert told.start_us == world.now_us + 300 * SECOND
+
+
+def test_explaining_changes_nothing() -> None:
+    world = busy(gpu_count=8, gpu_type="A100", constraints={"zone": "x"}, memory_mib=1, cpu_cores=1)
+    explained(world, 3)
+    world.check()
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_running_job_is_told_where_it_runs_and_until_when(number: int) -> None:
+    told = explained(busy(gpu_count=1), number)
+    assert told.summary.startswith(f"runs on {'ab'[number - 1]} since ")
+    assert " at most" in told.summary
