@@ -44,8 +44,12 @@ class Wish(NamedTuple):
     command: str | list[str]
     priority: str = "Normal"
     nodes: int = 0
+    time_limit_s: int = 0
+    preemptible: bool = False
     outcome: str = "Completed"
     """How it should end."""
+    after: str = ""
+    """The name of a job that must be running before this is submitted."""
 
     def fields(self) -> dict[str, Any]:
         """The request, as `horizon submit` would send it."""
@@ -58,6 +62,10 @@ class Wish(NamedTuple):
         }
         if self.nodes:
             wire["nodes"] = self.nodes
+        if self.time_limit_s:
+            wire["time_limit_s"] = self.time_limit_s
+        if self.preemptible:
+            wire["preemptible"] = True
         return wire
 
     def shown(self) -> str:
@@ -65,26 +73,41 @@ class Wish(NamedTuple):
         words = ["horizon submit --user", self.user, "--account", self.account, "--name", self.name]
         words += ["--gpus", str(self.gpus)]
         words += ["--nodes", str(self.nodes)] if self.nodes else []
+        words += ["--time-limit", f"{self.time_limit_s}s"] if self.time_limit_s else []
         words += ["--priority", self.priority] if self.priority != "Normal" else []
+        words += ["--preemptible"] if self.preemptible else []
         command = shlex.join(self.command) if isinstance(self.command, list) else shlex.quote(self.command)
         return " ".join([*words, "--", command])
 
 
 def wishes(nodes: int, gpus_per_node: int) -> list[Wish]:
-    """More than the cluster can run at once, of three users, so that some must wait for others."""
+    """More than the cluster can run at once, of three users, so that some must wait and others make way.
+
+    Training fills the nodes but for a few GPUs; a gang that wants all of them has to wait and is planned for;
+    short work fits in before it, long work does not; something urgent makes training give way.
+    """
     few, many = max(1, gpus_per_node // 4), max(1, gpus_per_node // 2)
     nlp, vision, ads = "research/nlp", "research/vision", "product/ads"
-    found = [Wish("alice", nlp, f"train-{step}", many, _work(1.6)) for step in range(1, 7)]
-    found += [Wish("bob", vision, f"eval-{step}", many, _work(1.2)) for step in range(1, 4)]
-    found += [Wish("carol", ads, f"serve-{step}", many, _work(0.8), "High") for step in range(1, 3)]
-    found += [
-        Wish("bob", vision, "nan", few, "echo 'loss is nan' >&2; exit 3", outcome="Failed"),
-        Wish("alice", nlp, "sweep", few, _work(0.6), "Low"),
-        Wish("carol", ads, "report", few, _work(0.6), "Low"),
-        Wish("bob", vision, "mistake", few, ["sleep", "600"], "High", outcome="Cancelled"),
+    trains = max(1, 2 * nodes - 1)
+    found = [
+        Wish("alice", nlp, f"train-{one}", many, _work(2.5), time_limit_s=20, preemptible=True)
+        for one in range(1, trains + 1)
     ]
+    last = found[-1].name
     if nodes > 1:
-        found.append(Wish("carol", ads, "gang", 2 * few, _work(1.0), "Normal", nodes=2))
+        everything = Wish(
+            "bob", vision, "gang", nodes * gpus_per_node, _work(0.8), nodes=nodes, time_limit_s=20
+        )
+        found.append(everything._replace(after=last))
+    found += [
+        Wish("carol", ads, "short", few, _work(0.6), "Low", time_limit_s=5, after=last),
+        Wish("carol", ads, "long", few, _work(0.6), "Low", time_limit_s=600),
+        Wish("carol", ads, "urgent", gpus_per_node, _work(0.8), "Urgent", time_limit_s=20, after=last),
+        Wish("bob", vision, "nan", few, "echo 'loss is nan' >&2; exit 3", outcome="Failed"),
+        Wish("bob", vision, "mistake", few, ["sleep", "600"], outcome="Cancelled"),
+        Wish("alice", nlp, "sweep", few, _work(0.6), "Low"),
+    ]
+    found += [Wish("bob", vision, f"eval-{one}", many, _work(0.8)) for one in range(1, 4)]
     return found
 
 
@@ -172,7 +195,11 @@ def _play(
 
     gpus = [len(inventory.devices) for inventory in inventories]
     submitted: dict[str, Wish] = {}
+    client.change("PUT", "/api/v1/policy", {"min_runtime_s": 0})
+    click.echo("$ horizon policy set min_runtime_s=0")
     for wish in wishes(len(gpus), min(gpus)):
+        if wish.after:
+            _wait_until_running(client, submitted, wish.after, hurry)
         job = json.loads(client.change("POST", "/api/v1/jobs", wish.fields()))
         submitted[job["id"]] = wish
         click.echo(f"$ {wish.shown()}")
@@ -180,6 +207,17 @@ def _play(
     with open_screen() as screen:
         jobs = _watch(client, submitted, screen, hurry)
     return [(job, submitted[job["id"]]) for job in jobs]
+
+
+def _wait_until_running(
+    client: Client, submitted: dict[str, Wish], name: str, hurry: threading.Event
+) -> None:
+    (job_id,) = [job_id for job_id, wish in submitted.items() if wish.name == name]
+    began = time.monotonic()
+    while not hurry.is_set() and time.monotonic() - began < PATIENCE_S:
+        if json.loads(client.get(job_path(job_id)))["state"] not in ("Queued", "Scheduled"):
+            return
+        hurry.wait(POLL_S / 10)
 
 
 def _watch(client: Client, submitted: dict[str, Wish], screen: Screen, hurry: threading.Event) -> list[Job]:
@@ -251,21 +289,38 @@ def _report_users(jobs: list[tuple[Job, Wish]]) -> None:
 def _why(client: Client, job: Job, waited_for: str | None) -> str:
     """One sentence on how a job came to its place and to its end, from the log."""
     events = json.loads(client.get(job_path(job["id"], "events")))["events"]
-    placed = next((event["payload"] for event in events if event["type"] == "JobScheduled"), None)
+    placed = [event["payload"] for event in events if event["type"] == "JobScheduled"]
+    planned = next((event["payload"] for event in events if event["type"] == "JobReserved"), None)
     ended = str(job["state"]).lower()
     ending = job["reason"] if str(job["reason"]).startswith(ended) else f"{ended}: {job['reason']}"
     ending = ended if ended == "completed" else ending
-    if placed is None:
+    if not placed:
         return f"{ending} before its turn came"
+    told = [_how_it_came(job, placed[0], planned, waited_for)]
+    told += [_how_it_made_way(event["payload"]) for event in events if event["type"] == "JobRequeued"]
+    told += ["then ran to its end"] if len(placed) > 1 else []
+    return "; ".join([*told, ending])
+
+
+def _how_it_came(
+    job: Job, placed: dict[str, Any], planned: dict[str, Any] | None, waited_for: str | None
+) -> str:
+    where = " and ".join(one["node"] for one in placed["allocation"])
+    cause = placed.get("cause", "priority")
+    if cause == "backfill":
+        return f"filled a gap on {where}: its time limit lets it end before those ahead are planned to start"
+    if cause == "preemption":
+        return f"others made way for it on {where}"
     waited_s = _seconds(job["created_at"], job["scheduled_at"])
-    where = " and ".join(job["node_ids"])
     if waited_s < POLL_S or not waited_for:
-        return f"there was room at once on {where}; {ending}"
+        return f"there was room at once on {where}"
+    plan = f", planned on {' and '.join(planned['nodes'])}" if planned else ""
     stood = f"{job['priority']}, {job['user_id']} at {placed['score'] / 3_600:.2f} GPU-h over weight"
-    return (
-        f"waited {show_duration(waited_s)} for room, then was number {placed['rank']} in the order "
-        f"({stood}); ran on {where}; {ending}"
-    )
+    return f"waited for room{plan}, then was number {placed['rank']} in the order ({stood})"
+
+
+def _how_it_made_way(requeued: dict[str, Any]) -> str:
+    return f"{requeued['reason']} and went back to its place"
 
 
 # --- the proof ----------------------------------------------------------------------------------------

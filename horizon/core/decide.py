@@ -367,10 +367,11 @@ def _book(state: State, c: cmd.Book, given: Given) -> Events:
         raise Rejected(Refusal.CONFLICT, f"booking id {c.booking_id} is taken")
     if not c.nodes:
         raise Rejected(Refusal.INVALID, "names no node", "/nodes")
+    first: dict[str, int] = {}
     for index, name in enumerate(c.nodes):
         if name not in state.nodes:
             raise Rejected(Refusal.INVALID, f"there is no node {name!r}", f"/nodes/{index}")
-        if name in c.nodes[:index]:
+        if first.setdefault(name, index) != index:
             raise Rejected(Refusal.INVALID, f"names node {name!r} twice", f"/nodes/{index}")
     if c.end_us <= max(c.start_us, given.now_us):
         raise Rejected(Refusal.INVALID, "must be after the start, and not over yet", "/end_at")

@@ -470,6 +470,10 @@ def _updated_around(state: State, job: Job, event: ev.JobUpdated) -> None:
     waits = job.number in state.queue
     if event.priority is not UNSET and waits:
         state.queue.set_priority(job.number, job.priority.rank)
+    elif event.priority is not UNSET and job.spec.preemptible and job.allocation_state is not None:
+        for jobs in state.preemptible:
+            jobs.pop(job.id, None)
+        state.preemptible[job.priority.rank][job.id] = job
     if event.time_limit_s is UNSET:
         return
     array = job.array if state.shapes[job.shape].array else 0
@@ -578,7 +582,7 @@ def _scheduled_around(state: State, job: Job, event: ev.JobScheduled) -> None:
     _leave_queue(state, job, event)
     state.holding[job.id] = job
     if job.spec.preemptible:
-        state.preemptible[job.id] = job
+        state.preemptible[job.priority.rank][job.id] = job
     if job.array:
         state.arrays[job.array].active += 1
     if job.predicted_us:
@@ -607,7 +611,7 @@ def _rate(state: State, job: Job) -> int:
 
 def _released_around(state: State, job: Job, event: ev.AllocationReleased) -> None:
     del state.holding[job.id]
-    state.preemptible.pop(job.id, None)
+    state.preemptible[job.priority.rank].pop(job.id, None)
     if job.array:
         state.arrays[job.array].active -= 1
     for claim in state.claims.values():

@@ -13,7 +13,7 @@ What is lost is the work since an attempt's start or last checkpoint, in GPU-mic
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from msgspec import Struct
@@ -43,12 +43,42 @@ class Candidate(Struct, frozen=True):
 
     job: Job
     lost_gpu_us: int
-    by_priority: bool
 
-    @property
-    def order(self) -> tuple[int, int]:
-        """The least loss first; of equals the youngest."""
-        return self.lost_gpu_us, -self.job.number
+
+def _least_first(candidate: Candidate) -> tuple[int, int]:
+    """The least loss first; of equals the youngest."""
+    return candidate.lost_gpu_us, -candidate.job.number
+
+
+class Pool:
+    """The running jobs that may be stopped at one moment, by priority. Found once a cycle, when needed."""
+
+    def __init__(self, state: State, now_us: int) -> None:
+        self._state = state
+        self._now_us = now_us
+        self._ripe: dict[int, list[Candidate]] = {}
+        self._later_us: dict[int, int] = {}
+
+    def of(self, rank: int) -> list[Candidate]:
+        """Those of one priority, the least loss first. O(its running preemptible jobs), once."""
+        if rank not in self._ripe:
+            self._ripe[rank] = sorted(self._find(rank), key=_least_first)
+        return self._ripe[rank]
+
+    def later_us(self, ranks: Iterable[int]) -> int | None:
+        """When the next one of these priorities will have run for long enough."""
+        return min((self._later_us[rank] for rank in ranks if rank in self._later_us), default=None)
+
+    def _find(self, rank: int) -> Iterator[Candidate]:
+        least_us = self._state.policy.min_runtime_s * SECOND_US
+        for job in self._state.preemptible[rank].values():
+            if job.state is not JobState.RUNNING or job.stop is not None:
+                continue
+            ripe_us = job.started_at_us + least_us
+            if ripe_us > self._now_us:
+                self._later_us[rank] = min(ripe_us, self._later_us.get(rank, ripe_us))
+                continue
+            yield Candidate(job, max(0, self._now_us - job.saved_at_us) * job.spec.gpu_count)
 
 
 class Search:
@@ -63,6 +93,7 @@ class Search:
         duration_us: int,
         avoid: list[int],
         gpus_of: Callable[[int], int],
+        pool: Pool,
     ) -> None:
         self._state = state
         self._plan = plan
@@ -72,11 +103,12 @@ class Search:
         self._avoid = avoid
         self._gpus_of = gpus_of
         self._trials = 0
-        self.again_us: int | None = None
-        """When a job that has not run for long enough may be stopped."""
         self._above = self._accounts_above(state.shares[job.share])
         self._reclaims = self._below_guarantee()
-        self.candidates: list[Candidate] = self._candidates()
+        ranks = [rank for rank in range(job.priority.rank + bool(self._reclaims)) if state.preemptible[rank]]
+        self.candidates = self._candidates(pool, ranks)
+        self.again_us = pool.later_us(ranks)
+        """When a job that has not run for long enough may be stopped."""
 
     # --- who may be stopped ---------------------------------------------------------------------------
 
@@ -97,22 +129,21 @@ class Search:
             if gpus and self._gpus_of(share.id) + gpus <= share.guaranteed_gpus
         }
 
-    def _candidates(self) -> list[Candidate]:
-        found = []
-        for job in self._state.preemptible.values():
-            if job.state is not JobState.RUNNING or job.stop is not None:
-                continue
-            by_priority = job.priority.rank < self._job.priority.rank
-            if not by_priority and not self._may_reclaim_from(job, {}):
-                continue
-            ripe_us = job.started_at_us + self._state.policy.min_runtime_s * SECOND_US
-            if ripe_us > self._plan.now_us:
-                self.again_us = ripe_us if self.again_us is None else min(self.again_us, ripe_us)
-                continue
-            lost_gpu_us = max(0, self._plan.now_us - job.saved_at_us) * job.spec.gpu_count
-            found.append(Candidate(job, lost_gpu_us, by_priority))
-        found.sort(key=lambda candidate: candidate.order)
+    def _candidates(self, pool: Pool, ranks: list[int]) -> list[Candidate]:
+        """All whom the job may take from, the least loss first."""
+        if len(ranks) == 1 and self._by_priority(ranks[0]):
+            return pool.of(ranks[0])
+        found = [
+            candidate
+            for rank in ranks
+            for candidate in pool.of(rank)
+            if self._by_priority(rank) or self._may_reclaim_from(candidate.job, {})
+        ]
+        found.sort(key=_least_first)
         return found
+
+    def _by_priority(self, rank: int) -> bool:
+        return rank < self._job.priority.rank
 
     def _may_reclaim_from(self, job: Job, taken: dict[int, int]) -> bool:
         """Whether the job's accounts, up to where they meet the reclaiming one, stay at their guarantees
@@ -139,7 +170,8 @@ class Search:
         taken: dict[int, int] = {}
         chosen = []
         for candidate in some:
-            if candidate.by_priority or self._may_reclaim_from(candidate.job, taken):
+            by_priority = self._by_priority(candidate.job.priority.rank)
+            if by_priority or self._may_reclaim_from(candidate.job, taken):
                 chosen.append(candidate)
                 for share in self._accounts_above(self._state.shares[candidate.job.share]):
                     taken[share] = taken.get(share, 0) + candidate.job.spec.gpu_count
@@ -170,7 +202,7 @@ class Search:
 
     def _reason(self, chosen: list[Candidate]) -> str:
         job = self._job
-        if all(candidate.by_priority for candidate in chosen):
+        if all(self._by_priority(candidate.job.priority.rank) for candidate in chosen):
             return f"job {job.number} of {job.spec.user_id} has priority {job.priority.value}"
         account = next(iter(self._reclaims.values()))
         return (

@@ -20,7 +20,7 @@ from horizon.core import limits
 from horizon.core.charges import rate_of
 from horizon.core.model import Allocation, JobState, Placement
 from horizon.core.policy import UNLIMITED, Order, Policy
-from horizon.core.preempt import Search, Victims
+from horizon.core.preempt import Pool, Search, Victims
 from horizon.core.state import COST_PER_GPU, SECOND_US, Claim, Job, Request, Shape, State
 
 E = TypeVar("E", tuple[int, int], tuple[int, int, int])
@@ -115,6 +115,7 @@ class Round:
         self._passed = False
         """Whether a job ahead waits for room."""
         self._searches = 0
+        self._pool = Pool(state, now_us)
         self._again_us: int | None = None
 
     def run(self) -> Cycle:
@@ -125,7 +126,9 @@ class Round:
             self._serve_claims()
             examined = self._walk()
         for reservation in self.reservations:
-            self._look_again(reservation.start_us)
+            # One that waits for what is overdue is planned for the next moment at every moment.
+            if reservation.start_us > self.now_us + 1:
+                self._look_again(reservation.start_us)
         bounded = max(due, len(self._started)) >= limits.CYCLE_STARTS_MAX
         return Cycle(
             tuple(self.events),
@@ -310,11 +313,13 @@ class Round:
 
     def _make_way(self, job: Job, shape: Shape, duration_us: int, avoid: list[int]) -> bool:
         """Ask running jobs to stop for this one, if that lets it start."""
-        if not self.policy.preemption or not self.state.preemptible:
+        if not self.policy.preemption or not any(self.state.preemptible):
             return False
         if self._searches >= self.policy.preemption_searches_max:
             return False
-        search = Search(self.state, self.plan, job, shape.request, duration_us, avoid, self.gpus_of)
+        search = Search(
+            self.state, self.plan, job, shape.request, duration_us, avoid, self.gpus_of, self._pool
+        )
         if not search.candidates:
             self._consider_later(search)
             return False

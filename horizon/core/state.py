@@ -289,8 +289,8 @@ class State:
         """By a job's number: the jobs that wait for what becomes of it, and for what."""
         self.doomed: dict[int, str] = {}
         """Jobs by number whose dependencies can never hold, and why: the next cycle fails them."""
-        self.preemptible: dict[str, Job] = {}
-        """Jobs that hold resources and may be preempted, in the order they got them."""
+        self.preemptible: list[dict[str, Job]] = [{} for _ in Priority]
+        """Jobs that hold resources and may be preempted, by the rank of their priority, in order."""
         self.claims: dict[int, Claim] = {}
         """By the number of the waiting job, in the order in which the others were asked to stop."""
         self.estimates = Estimates()
@@ -356,7 +356,7 @@ def digest(state: State) -> str:
         list(state.bookings.values()),
         state.drains,
         list(state.claims.items()),
-        list(state.preemptible),
+        [list(jobs) for jobs in state.preemptible],
         state.estimates,
         [(state.cluster.state(node), state.cluster.free(node)) for node in range(len(state.cluster))],
         sorted(state.deadlines),

@@ -28,6 +28,10 @@ def test_the_demo_holds(home: Path) -> None:
         "cancelled",
         "to the bit",
         "node-2",
+        "filled a gap on node-",
+        "others made way for it on node-",
+        "preempted by job 7 of carol (Urgent) and went back to its place",
+        "planned on node-1 and node-2",
     ):
         assert expected in done.stdout
     assert done.stderr == ""
