@@ -15,11 +15,12 @@ cdef enum:
     GONE = 0            # states of a node; LOST, CORDONED and OPEN to Python
     CLOSED = 1
     READY = 2
-    SEATS = 1 << 30     # of a node; an exclusive job and a booking take all of them
+    SEATS = 1073741824  # of a node; an exclusive job and a booking take all of them
     LEVELS = 4          # different part sizes of a gang: one more than there are remainders
     NEARNESS = 4        # domains a node can be in
     GROUPINGS = 3       # link group, NUMA node, PCIe root
     BUCKETS = 256       # free devices of a kind on a node; the last is for all that many and more
+    READY_ROWS = 8      # how many devices are looked ahead for
     TRIED = 32
     SPLITS = 64
     NO_BIN = -1         # of a request without devices
@@ -99,6 +100,8 @@ cdef struct Kind:
     int32_t gpu_type
     int32_t *tally      # nodes by bucket
     uint8_t *free       # bucket by node; 0 on one that is not open
+    int64_t *ready[READY_ROWS]  # by devices wanted, less one, and node: when as many are free, by what is
+                                # held alone; 0 for now, NEVER for an open node without, or one not open
 
 cdef struct Request:
     int64_t cores
@@ -161,11 +164,13 @@ cdef class Cluster:
 
     cdef Node *node_at(self, int node) except NULL
     cdef Request *request_at(self, int request) except NULL
+    cdef int32_t *nodes_of(self, nodes) except NULL
     cdef int reserve_node(self) except -1
     cdef int read_devices(self, Node *made, devices) except -1
     cdef void refresh(self, int32_t node) noexcept
+    cdef void foresee(self, int32_t index) noexcept
     cdef void recount(self, Node *node) noexcept
-    cdef void forget(self, Node *node) noexcept
+    cdef void forget(self, int32_t index) noexcept
     cdef int hold_devices(self, int node, int64_t number, const int32_t *slots, int32_t total) except -1
     cdef void add_hold(self, Node *node, const Hold *hold) noexcept
     cdef void sort_hold(self, Node *node, int32_t at) noexcept
@@ -202,7 +207,7 @@ cdef class Plan:
     cdef int32_t gone_total
 
     # Its answer, by part.
-    cdef int found_by           # PLACED or PLANNED when there is something to take or to reserve
+    cdef int found_by           # PLACED, PLANNED or FITTED: there is something to take, reserve or claim
     cdef int32_t *found         # nodes
     cdef int32_t *found_level
     cdef int32_t found_total
@@ -221,9 +226,9 @@ cdef class Plan:
 
     cdef int open(self, Cluster cluster, int64_t now_us) except -1
     cdef int check(self) except -1
+    cdef Request *request_at(self, int request) except NULL
     cdef int ask(self, int request, int64_t duration_us, avoid, only, gone) except -1
     cdef bint find_now(self) noexcept
-    cdef bint all_have(self, int32_t kind, int32_t total) noexcept
     cdef int pick_slots(self) except -1
 
     # What it changes.
@@ -238,9 +243,12 @@ cdef class Plan:
     # What is free, and when.
     cdef int64_t free_devices(self, int32_t node, int32_t bin) noexcept
     cdef int64_t free_any(self, int32_t node) noexcept
+    cdef int64_t free_seats(self, int32_t node) noexcept
     cdef int64_t free_cores(self, int32_t node) noexcept
     cdef int64_t next_start(self, int32_t node, int32_t bin, const Level *part, int64_t from_us,
                             int64_t limit_us) noexcept
+    cdef int64_t start_on(self, int32_t node, int32_t bin, const Level *part, int64_t from_us,
+                          int64_t limit_us) noexcept
     cdef bint fits_now(self, int32_t node, int32_t bin, const Level *part) noexcept
     cdef bint fits_at(self, int32_t node, int32_t bin, const Level *part, int64_t at_us) noexcept
     cdef bint may_use(self, int32_t node) noexcept

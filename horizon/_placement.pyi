@@ -28,6 +28,13 @@ it, the one with the fewest fitting nodes, then with the smallest number; within
 group, all) that has n free, the one with the fewest free; within it whole smaller groups first. Without
 topology, the lowest slots.
 
+**Answers.** A plan keeps one answer for ``take``, ``reserve`` and ``claim``; every other question replaces it.
+Every change of the cluster ends its plans, but for a new request; ``expect``, ``release`` and ``unbook`` that
+change nothing end none.
+
+**Bounds.** Cores and memory are 0 to 2**50, times 0 to 2**61, durations 1 to 2**61, other numbers 0 to 2**30,
+but for those of jobs and bookings, which begin at 1.
+
 Integers throughout. Calling the same methods with the same arguments gives the same results on every
 platform. ``ValueError`` for a value that may not be, ``KeyError`` for a node, kind or request that does not
 exist, ``RuntimeError`` for a plan whose cluster has changed, ``MemoryError``; nothing has changed then.
@@ -196,9 +203,9 @@ class Plan:
         """Promises what ``earliest`` found last: it is not free from then to then + duration. RuntimeError
         when there is nothing to reserve."""
 
-    def claim(self, request: int, nodes: Sequence[int], duration_us: int) -> None:
-        """Keeps a request's parts on these nodes from now to now + duration, even where they are not free
-        yet: what is free there falls below zero, and nobody else gets it."""
+    def claim(self) -> None:
+        """Keeps what ``fits`` found last from now to now + duration, even where it is not free yet: what is
+        free there falls below zero, and nobody else gets it. RuntimeError when there is nothing to claim."""
 
     def survey(self, request: int, duration_us: int, avoid: Sequence[int] = ...) -> tuple[int, ...]:
         """How many nodes there are by the first reason why the largest part does not fit there now, in the
@@ -223,6 +230,9 @@ class Plan:
 
     def nodes_for(self, request: int) -> int:
         """The same as ``Cluster.nodes_for``, for the plan's own request too."""
+
+    def idle(self) -> bool:
+        """Whether any OPEN node has a device free now, of whatever kind. O(kinds)."""
 
     def offer(self, request: int, empty: bool = ...) -> tuple[int, int, int]:
         """The nodes that may be used for a request now, by state, labels and seats, and the free devices of

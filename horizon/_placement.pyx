@@ -20,6 +20,7 @@ cdef enum:
     NOTHING = 0
     PLACED = 1
     PLANNED = 2
+    FITTED = 3
 
 cdef enum Grouping:
     LINK_GROUP = 0
@@ -70,6 +71,21 @@ cdef int32_t *numbers_of(items, int32_t total, const char *what) except NULL:
         PyMem_Free(numbers)
         raise
     return numbers
+
+
+cdef int64_t *jobs_of(numbers) except NULL:
+    """A sequence of jobs' numbers as an array of our own, in growing order."""
+    cdef int32_t total = <int32_t>len(numbers)
+    cdef int64_t *sorted_numbers = <int64_t *>zeroed(total, sizeof(int64_t))
+    cdef int32_t at
+    try:
+        for at in range(total):
+            sorted_numbers[at] = numbers[at]
+    except BaseException:
+        PyMem_Free(sorted_numbers)
+        raise
+    qsort(sorted_numbers, <size_t>total, sizeof(int64_t), compare_starts)
+    return sorted_numbers
 
 
 cdef inline bint among(int32_t number, const int32_t *numbers, int32_t total) noexcept nogil:
@@ -123,6 +139,16 @@ cdef int insert_change(Changes *changes, const Change *change) except -1:
     return 0
 
 
+cdef inline int32_t next_in_bucket(const uint8_t *buckets, int32_t begin, int32_t end,
+                                   int32_t bucket) noexcept nogil:
+    """The next node from `begin` on that is in the bucket; -1 for none."""
+    cdef const void *found
+    if begin >= end:
+        return -1
+    found = memchr(&buckets[begin], bucket, <size_t>(end - begin))
+    return <int32_t>(<size_t>found - <size_t>buckets) if found != NULL else -1
+
+
 cdef inline int32_t bucket_of(int64_t free) noexcept nogil:
     if free <= 0:
         return 0
@@ -172,7 +198,9 @@ cdef Request read_request(int gpus, int gpu_type, int64_t gpu_memory_mib, int64_
     check_amount(cores, b"cores")
     check_amount(memory_mib, b"memory_mib")
     memset(&made, 0, sizeof(Request))
-    made.gpus, made.gpu_type, made.gpu_memory = gpus, max(gpu_type, -1), gpu_memory_mib
+    if gpu_type < -1:
+        raise ValueError(f"a type is a number from 0, or -1 for any, not {gpu_type}")
+    made.gpus, made.gpu_type, made.gpu_memory = gpus, gpu_type, gpu_memory_mib
     made.cores, made.memory, made.nodes = cores, memory_mib, nodes
     made.seats = SEATS if exclusive else 1
     made.label_total = <int32_t>len(labels)
@@ -204,6 +232,15 @@ cdef inline int32_t bin_of(const Node *node, int32_t kind) noexcept nogil:
     return NO_BIN
 
 
+cdef inline bint has_room(const Level *part, int64_t seats, int64_t cores, int64_t memory,
+                          int64_t gpus) noexcept nogil:
+    """Whether this much is enough; what is not asked for may even be lacking."""
+    return (
+        seats >= part.seats and (part.cores == 0 or cores >= part.cores)
+        and (part.memory == 0 or memory >= part.memory) and (part.gpus == 0 or gpus >= part.gpus)
+    )
+
+
 cdef inline bint holds_part(const Node *node, int32_t bin, const Level *part) noexcept nogil:
     """Whether the part would fit if nothing were held here."""
     if part.gpus and (bin == NO_BIN or node.bins[bin].total < part.gpus):
@@ -225,8 +262,7 @@ cdef class Cluster:
             PyMem_Free(self.nodes[at].booked.items)
             PyMem_Free(self.nodes[at].labels)
         for at in range(self.kind_total):
-            PyMem_Free(self.kinds[at].tally)
-            PyMem_Free(self.kinds[at].free)
+            free_kind(&self.kinds[at])
         for at in range(self.request_total):
             PyMem_Free(self.requests[at].labels)
         PyMem_Free(self.nodes)
@@ -237,6 +273,7 @@ cdef class Cluster:
 
     def add_kind(self, int gpu_type, int64_t memory_mib):
         cdef Kind *kind
+        cdef int32_t row, node
         if gpu_type < 0:
             raise ValueError(f"a type is a number from 0, not {gpu_type}")
         check_amount(memory_mib, b"memory_mib")
@@ -244,21 +281,26 @@ cdef class Cluster:
             self.kinds = <Kind *>resized(self.kinds, grown_room(self.kind_room), sizeof(Kind))
             self.kind_room = grown_room(self.kind_room)
         kind = &self.kinds[self.kind_total]
-        kind.memory = memory_mib
-        kind.gpu_type = gpu_type
-        kind.tally = <int32_t *>zeroed(BUCKETS, sizeof(int32_t))
+        memset(kind, 0, sizeof(Kind))
+        kind.memory, kind.gpu_type = memory_mib, gpu_type
         try:
+            kind.tally = <int32_t *>zeroed(BUCKETS, sizeof(int32_t))
             kind.free = <uint8_t *>zeroed(self.node_room, 1)
+            for row in range(READY_ROWS):
+                kind.ready[row] = <int64_t *>zeroed(self.node_room, sizeof(int64_t))
         except MemoryError:
-            PyMem_Free(kind.tally)
+            free_kind(kind)
             raise
         kind.tally[0] = self.node_total
+        for row in range(READY_ROWS):
+            for node in range(self.node_total):
+                kind.ready[row][node] = NEVER
         self.kind_total += 1
         self.version += 1
         return self.kind_total - 1
 
     def add_node(self):
-        cdef int32_t at
+        cdef int32_t at, row
         self.reserve_node()
         memset(&self.nodes[self.node_total], 0, sizeof(Node))
         for at in range(NEARNESS):
@@ -267,6 +309,8 @@ cdef class Cluster:
         for at in range(self.kind_total):
             self.kinds[at].free[self.node_total] = 0
             self.kinds[at].tally[0] += 1
+            for row in range(READY_ROWS):
+                self.kinds[at].ready[row][self.node_total] = NEVER
         self.node_total += 1
         self.version += 1
         return self.node_total - 1
@@ -281,6 +325,8 @@ cdef class Cluster:
             raise ValueError(f"a node can be in {NEARNESS} domains, not {len(domains)}")
         for at in range(NEARNESS):
             made.domain[at] = domains[at] if at < len(domains) else -1
+            if made.domain[at] < -1:
+                raise ValueError(f"a domain is a number from 0, or -1 for none, not {made.domain[at]}")
         made.labels = NULL
         made.devices = NULL
         made.bins = NULL
@@ -304,20 +350,21 @@ cdef class Cluster:
         for at in range(NEARNESS):
             self.domain_most = max(self.domain_most, made.domain[at])
         self.device_most = max(self.device_most, made.device_total)
-        self.forget(changed)
+        self.forget(node)
         self.refresh(node)
         self.capacity += 1
         self.version += 1
 
-    cdef void forget(self, Node *node) noexcept:
+    cdef void forget(self, int32_t index) noexcept:
         """No node keeps a bucket for a kind that it has no longer."""
-        cdef int32_t kind
-        cdef int32_t index = <int32_t>(node - self.nodes)
+        cdef int32_t kind, row
         for kind in range(self.kind_total):
-            if bin_of(node, kind) == NO_BIN:
+            if bin_of(&self.nodes[index], kind) == NO_BIN:
                 self.kinds[kind].tally[self.kinds[kind].free[index]] -= 1
                 self.kinds[kind].tally[0] += 1
                 self.kinds[kind].free[index] = 0
+                for row in range(READY_ROWS):
+                    self.kinds[kind].ready[row][index] = NEVER
 
     cdef int read_devices(self, Node *made, devices) except -1:
         """The devices and their bins, in the order in which the kinds first appear."""
@@ -342,19 +389,24 @@ cdef class Cluster:
             device.bin = bin
             device.usable = 1
             for grouping in range(GROUPINGS):
-                device.group[grouping] = max(device.group[grouping], -1)
+                if device.group[grouping] < -1:
+                    raise ValueError(f"a group is a number from 0, or -1 for none, not {device.group[grouping]}")
         for bin in range(made.bin_total):
             order_groupings(made, bin)
         return 0
 
     cdef int reserve_node(self) except -1:
         cdef int32_t room = self.node_room
-        cdef int32_t kind
+        cdef int32_t kind, row
         if self.node_total < room:
             return 0
         room = grown_room(room)
         for kind in range(self.kind_total):
             self.kinds[kind].free = <uint8_t *>resized(self.kinds[kind].free, room, 1)
+            for row in range(READY_ROWS):
+                self.kinds[kind].ready[row] = <int64_t *>resized(
+                    self.kinds[kind].ready[row], room, sizeof(int64_t)
+                )
         self.nodes = <Node *>resized(self.nodes, room, sizeof(Node))
         self.node_room = room
         return 0
@@ -397,7 +449,8 @@ cdef class Cluster:
         cdef int64_t held = self.node_room * <int64_t>sizeof(Node) + self.kind_room * <int64_t>sizeof(Kind)
         cdef int32_t at
         held += self.request_room * <int64_t>sizeof(Request)
-        held += self.kind_total * <int64_t>(self.node_room + BUCKETS * <int64_t>sizeof(int32_t))
+        held += self.kind_total * (BUCKETS * <int64_t>sizeof(int32_t))
+        held += self.kind_total * self.node_room * (1 + READY_ROWS * <int64_t>sizeof(int64_t))
         for at in range(self.node_total):
             held += self.nodes[at].device_total * <int64_t>sizeof(Device)
             held += self.nodes[at].bin_total * <int64_t>sizeof(Bin)
@@ -424,6 +477,33 @@ cdef class Cluster:
             kind.tally[kind.free[node]] -= 1
             kind.tally[bucket] += 1
             kind.free[node] = <uint8_t>bucket
+        self.foresee(node)
+
+    cdef void foresee(self, int32_t index) noexcept:
+        """Notes when so many devices of each kind will be free. O(kinds x holds of the node)."""
+        cdef int32_t bin, row, hold
+        cdef int64_t free
+        cdef Kind *kind
+        cdef const Node *node = &self.nodes[index]
+        for bin in range(node.bin_total):
+            kind = &self.kinds[node.bins[bin].kind]
+            free = node.bins[bin].free
+            hold = 0
+            for row in range(READY_ROWS):
+                kind.ready[row][index] = NEVER
+            if node.state != READY:
+                continue
+            row = 0
+            while row < READY_ROWS and row < free:
+                kind.ready[row][index] = 0
+                row += 1
+            while row < READY_ROWS and hold < node.hold_total:
+                if node.holds[hold].bin == bin:
+                    free += node.holds[hold].gpus
+                while row < READY_ROWS and row < free:
+                    kind.ready[row][index] = max(node.holds[hold].end_us, 1)
+                    row += 1
+                hold += 1
 
     cdef void recount(self, Node *node) noexcept:
         """Counts the usable devices anew, free ones and those each hold gives back. O(devices x holds)."""
@@ -527,14 +607,18 @@ cdef class Cluster:
     def expect(self, int node, int64_t number, int64_t end_us):
         cdef Node *changed = self.node_at(node)
         cdef int32_t at = 0
+        cdef bint moved = False
         check_time(end_us, b"end_us")
         while at < changed.hold_total:
             if changed.holds[at].number == number and changed.holds[at].end_us != end_us:
                 changed.holds[at].end_us = end_us
                 self.sort_hold(changed, at)
+                moved = True
                 at = -1     # it may have moved either way: look from the start for its next part
             at += 1
-        self.version += 1
+        if moved:
+            self.foresee(node)
+            self.version += 1
 
     def release(self, int node, int64_t number):
         cdef Node *changed = self.node_at(node)
@@ -562,10 +646,14 @@ cdef class Cluster:
     def book(self, int node, int booking, int64_t start_us, int64_t end_us):
         cdef Node *changed = self.node_at(node)
         cdef Change change
+        cdef int32_t at
         check_time(start_us, b"start_us")
         check_time(end_us, b"end_us")
         if booking < 1 or end_us <= start_us:
             raise ValueError("a booking has a number from 1 and ends after its start")
+        for at in range(changed.booked.total):
+            if changed.booked.items[at].booking == booking:
+                raise ValueError(f"booking {booking} is on node {node} already")
         memset(&change, 0, sizeof(Change))
         change.booking, change.bin = booking, NO_BIN
         change.at_us, change.seats = start_us, -SEATS
@@ -586,8 +674,9 @@ cdef class Cluster:
             if booked.items[at].booking != booking:
                 booked.items[kept] = booked.items[at]
                 kept += 1
-        booked.total = kept
-        self.version += 1
+        if kept < booked.total:
+            booked.total = kept
+            self.version += 1
 
     # --------------------------------------------------------------------------------- what is asked for
 
@@ -610,7 +699,7 @@ cdef class Cluster:
         cdef int32_t *avoided
         if total == 0:
             return self.split_of(asked)
-        avoided = numbers_of(avoid, total, b"a node")
+        avoided = self.nodes_of(avoid)
         try:
             return self.split_over(asked, avoided, total)
         finally:
@@ -621,6 +710,20 @@ cdef class Cluster:
         cdef Plan plan = Plan.__new__(Plan)
         plan.open(self, now_us)
         return plan
+
+    cdef int32_t *nodes_of(self, nodes) except NULL:
+        """A sequence of nodes as an array of its own."""
+        cdef int32_t total = <int32_t>len(nodes)
+        cdef int32_t *numbers = <int32_t *>zeroed(total, sizeof(int32_t))
+        cdef int32_t at
+        try:
+            for at in range(total):
+                self.node_at(nodes[at])
+                numbers[at] = nodes[at]
+        except BaseException:
+            PyMem_Free(numbers)
+            raise
+        return numbers
 
     cdef Request *request_at(self, int request) except NULL:
         if not 0 <= request < self.request_total:
@@ -704,6 +807,14 @@ cdef class Cluster:
             if fitting[level] < split.levels[level].enough:
                 return False
         return True
+
+
+cdef void free_kind(Kind *kind) noexcept:
+    cdef int32_t row
+    PyMem_Free(kind.tally)
+    PyMem_Free(kind.free)
+    for row in range(READY_ROWS):
+        PyMem_Free(kind.ready[row])
 
 
 cdef inline bint ends_before(const Hold *a, const Hold *b) noexcept nogil:
@@ -797,6 +908,36 @@ cdef int compare_starts(const void *a, const void *b) noexcept nogil:
     cdef int64_t one = (<const int64_t *>a)[0]
     cdef int64_t other = (<const int64_t *>b)[0]
     return (one > other) - (one < other)
+
+
+cdef int64_t smallest(int64_t *numbers, int32_t total, int32_t rank) noexcept nogil:
+    """The number that would come at this rank, from 0, were they in order (Hoare, 1961). Reorders them.
+    O(total) but for the worst of inputs."""
+    cdef int32_t low = 0
+    cdef int32_t high = total - 1
+    cdef int32_t up, down
+    cdef int64_t pivot, moved
+    while low < high:
+        pivot = numbers[(low + high) // 2]
+        up, down = low, high
+        while up <= down:
+            while numbers[up] < pivot:
+                up += 1
+            while numbers[down] > pivot:
+                down -= 1
+            if up <= down:
+                moved = numbers[up]
+                numbers[up] = numbers[down]
+                numbers[down] = moved
+                up += 1
+                down -= 1
+        if rank <= down:
+            high = down
+        elif rank >= up:
+            low = up
+        else:
+            break
+    return numbers[rank]
 
 
 cdef inline void apply(int64_t *seats, int64_t *cores, int64_t *memory, int64_t *gpus, const Change *change,
@@ -894,6 +1035,7 @@ cdef class Plan:
         self.ask(request, duration_us, avoid, only, gone)
         if not self.find_now():
             return None
+        self.found_by = FITTED
         return tuple([self.found[part] for part in range(self.found_total)])
 
     def earliest(self, int request, int64_t duration_us, avoid=()):
@@ -942,35 +1084,17 @@ cdef class Plan:
                 self.found_level[part],
             )
 
-    def claim(self, int request, nodes, int64_t duration_us):
-        cdef int32_t part, level, kind
-        cdef int32_t total = <int32_t>len(nodes)
-        self.ask(request, duration_us, (), None, ())
-        if total == 0 or total > self.cluster.node_total:
-            raise ValueError(f"{total} nodes cannot be claimed")
-        for part in range(total):
-            self.cluster.node_at(nodes[part])
-            self.found[part] = nodes[part]
-        split_parts(self.request, total, &self.split)
-        self.found_kind = NO_BIN
-        for kind in range(self.cluster.kind_total):
-            if self.request.gpus and self.found_kind == NO_BIN and self.all_have(kind, total):
-                self.found_kind = kind
-        level = 0
-        for part in range(total):
-            while part >= self.split.levels[level].enough:
-                level += 1
-            self.change(self.found[part], self.now, self.now + duration_us, level)
-
-    cdef bint all_have(self, int32_t kind, int32_t total) noexcept:
-        """Whether each of the nodes found has devices of a kind that will do."""
+    def claim(self):
         cdef int32_t part
-        if not wants_kind(self.request, &self.cluster.kinds[kind]):
-            return False
-        for part in range(total):
-            if bin_of(&self.cluster.nodes[self.found[part]], kind) == NO_BIN:
-                return False
-        return True
+        self.check()
+        if self.found_by != FITTED:
+            raise RuntimeError("there is nothing to claim: fits() found nothing since the last claim()")
+        self.found_by = NOTHING
+        self.gone_total = 0     # they hold what they hold: what is claimed of it falls below zero
+        for part in range(self.found_total):
+            self.change(
+                self.found[part], self.now, self.now + self.found_duration, self.found_level[part]
+            )
 
     def imagine(self, int gpus, int gpu_type, int64_t gpu_memory_mib, int64_t cores, int64_t memory_mib,
                 int nodes, bint exclusive, labels=()):
@@ -985,36 +1109,44 @@ cdef class Plan:
         self.ask(request, 1, (), None, ())
         return self.split.nodes
 
+    cdef Request *request_at(self, int request) except NULL:
+        if request != IMAGINED:
+            return self.cluster.request_at(request)
+        if self.imagined.split == 0 and self.imagined.seats == 0:
+            raise KeyError("there is no request -1: imagine() makes it")
+        return &self.imagined
+
     cdef int ask(self, int request, int64_t duration_us, avoid, only, gone) except -1:
         """Takes in a question; what an earlier one found is forgotten."""
-        cdef int32_t at, nodes
+        cdef int32_t nodes
+        cdef int32_t *avoided = NULL
+        cdef int32_t *allowed = NULL
+        cdef int64_t *released = NULL
+        cdef Request *asked = self.request_at(request)
         self.check()
-        self.request = &self.imagined if request == IMAGINED else self.cluster.request_at(request)
         if not 1 <= duration_us <= TIME_MAX:
             raise ValueError(f"duration_us must be between 1 and 2**61, not {duration_us}")
-        self.duration = duration_us
-        self.found_by = NOTHING
-        self.found_total = 0
+        try:
+            if len(avoid):
+                avoided = self.cluster.nodes_of(avoid)
+            if only is not None:
+                allowed = self.cluster.nodes_of(only)
+            if len(gone):
+                released = jobs_of(gone)
+        except BaseException:
+            PyMem_Free(avoided)
+            PyMem_Free(allowed)
+            raise
+        # From here on nothing can fail.
         PyMem_Free(self.avoid)
         PyMem_Free(self.only)
         PyMem_Free(self.gone)
-        self.avoid = self.only = NULL
-        self.gone = NULL
-        self.avoid_total = self.only_total = self.gone_total = 0
-        if len(avoid):
-            self.avoid = numbers_of(avoid, <int32_t>len(avoid), b"a node")
-            self.avoid_total = <int32_t>len(avoid)
-        if only is not None:
-            self.only = numbers_of(only, <int32_t>len(only), b"a node")
-            self.only_total = <int32_t>len(only)
-            for at in range(self.only_total):
-                self.cluster.node_at(self.only[at])
-        if len(gone):
-            self.gone = <int64_t *>zeroed(len(gone), sizeof(int64_t))
-            self.gone_total = <int32_t>len(gone)
-            for at in range(self.gone_total):
-                self.gone[at] = gone[at]
-            qsort(self.gone, <size_t>self.gone_total, sizeof(int64_t), compare_starts)
+        self.avoid, self.only, self.gone = avoided, allowed, released
+        self.avoid_total, self.gone_total = <int32_t>len(avoid), <int32_t>len(gone)
+        self.only_total = <int32_t>len(only) if only is not None else 0
+        self.request, self.duration = asked, duration_us
+        self.found_by = NOTHING
+        self.found_total = 0
         if self.avoid_total:
             nodes = self.cluster.split_over(self.request, self.avoid, self.avoid_total)
         else:
@@ -1091,6 +1223,14 @@ cdef class Plan:
     cdef inline const int32_t *tallies(self, int32_t kind) noexcept:
         return self.tally[kind] if self.free[kind] != NULL else self.cluster.kinds[kind].tally
 
+    def idle(self):
+        cdef int32_t kind
+        self.check()
+        for kind in range(self.cluster.kind_total):
+            if self.tallies(kind)[0] < self.cluster.node_total:
+                return True
+        return False
+
     # -------------------------------------------------------------------------------- what is free, and when
 
     cdef int64_t free_devices(self, int32_t node, int32_t bin) noexcept:
@@ -1131,6 +1271,20 @@ cdef class Plan:
         for at in range(asked.hold_total if self.gone_total else 0):
             if among_jobs(asked.holds[at].number, self.gone, self.gone_total):
                 free += asked.holds[at].cores
+        return free
+
+    cdef int64_t free_seats(self, int32_t node) noexcept:
+        """Seats free now, less those that bookings have taken."""
+        cdef const Node *asked = &self.cluster.nodes[node]
+        cdef const Over *over = self.over[node]
+        cdef int64_t free = asked.free_seats
+        cdef int32_t at
+        for at in range(over.changes.total if over != NULL else 0):
+            if over.changes.items[at].at_us <= self.now:
+                free += over.changes.items[at].seats
+        for at in range(asked.booked.total):
+            if asked.booked.items[at].at_us <= self.now and asked.booked.items[at].seats < 0:
+                free += asked.booked.items[at].seats
         return free
 
     cdef int64_t next_start(self, int32_t node, int32_t bin, const Level *part, int64_t from_us,
@@ -1187,10 +1341,7 @@ cdef class Plan:
             next_us = min(hold_us, booked_us, own_us)
             if next_us > at_us:
                 # What is free now stays so from `at_us` until `next_us`.
-                if (
-                    seats >= part.seats and cores >= part.cores and memory >= part.memory
-                    and gpus >= part.gpus
-                ):
+                if has_room(part, seats, cores, memory, gpus):
                     if candidate < 0:
                         candidate = at_us
                     if candidate > limit_us:
@@ -1217,14 +1368,34 @@ cdef class Plan:
                 apply(&seats, &cores, &memory, &gpus, change, bin)
                 own += 1
 
+    cdef int64_t start_on(self, int32_t node, int32_t bin, const Level *part, int64_t from_us,
+                          int64_t limit_us) noexcept:
+        """The same as ``next_start``, at once where only devices are asked for and only holds are in the way."""
+        cdef const Node *asked = &self.cluster.nodes[node]
+        cdef int64_t start
+        if bin == NO_BIN:
+            return self.next_start(node, bin, part, from_us, limit_us)
+        start = self.cluster.kinds[asked.bins[bin].kind].ready[min(part.gpus, READY_ROWS) - 1][node]
+        if start:
+            start = max(start, self.now + 1)
+        start = max(start, from_us)
+        if start > limit_us:
+            return -1
+        if (
+            part.gpus <= READY_ROWS and part.cores == 0 and part.memory == 0 and part.seats == 1
+            and asked.free_seats >= 1 and asked.booked.total == 0 and self.over[node] == NULL
+            and self.gone_total == 0
+        ):
+            return start
+        return self.next_start(node, bin, part, from_us, limit_us)
+
     cdef inline bint fits_now(self, int32_t node, int32_t bin, const Level *part) noexcept:
         cdef const Node *asked = &self.cluster.nodes[node]
         if self.over[node] == NULL and asked.booked.total == 0 and self.gone_total == 0:
             # What is held only ever comes back: room now is room for good.
-            return (
-                asked.free_seats >= part.seats and asked.free_cores >= part.cores
-                and asked.free_memory >= part.memory
-                and (part.gpus == 0 or asked.bins[bin].free >= part.gpus)
+            return has_room(
+                part, asked.free_seats, asked.free_cores, asked.free_memory,
+                asked.bins[bin].free if bin != NO_BIN else 0,
             )
         return self.next_start(node, bin, part, self.now, self.now) == self.now
 
@@ -1348,23 +1519,19 @@ cdef class Plan:
         """The tightest node of a kind, looked for from the bucket with just enough free devices upwards."""
         cdef const uint8_t *buckets = self.buckets(kind)
         cdef const int32_t *tallies = self.tallies(kind)
-        cdef const uint8_t *at
-        cdef const uint8_t *end = buckets + self.cluster.node_total
         cdef int32_t bucket
+        cdef int32_t node
         for bucket in range(bucket_of(self.split.levels[0].gpus), BUCKETS):
             if tallies[bucket] == 0:
                 continue
-            at = <const uint8_t *>memchr(buckets, bucket, <size_t>(end - buckets))
-            while at != NULL:
-                self.consider(best, <int32_t>(at - buckets), kind)
+            node = next_in_bucket(buckets, 0, self.cluster.node_total, bucket)
+            while node >= 0:
+                self.consider(best, node, kind)
                 if bucket < BUCKETS - 1 and best.node >= 0 and (
                     best.tried >= TRIED or best.spread == CLOSEST
                 ):
                     return
-                at += 1
-                if at == end:
-                    break
-                at = <const uint8_t *>memchr(at, bucket, <size_t>(end - at))
+                node = next_in_bucket(buckets, node + 1, self.cluster.node_total, bucket)
             if best.node >= 0:
                 return
 
@@ -1417,17 +1584,24 @@ cdef class Plan:
         cdef int64_t best_start = NEVER
         cdef int64_t best_free = 0
         cdef int64_t best_cores = 0
+        cdef const int64_t *ready
         cdef int32_t kind, node, bin
         cdef int32_t first = NO_BIN if self.request.gpus == 0 else 0
         cdef int32_t last = 0 if self.request.gpus == 0 else self.cluster.kind_total
         for kind in range(first, last):
             if kind != NO_BIN and not wants_kind(self.request, &self.cluster.kinds[kind]):
                 continue
+            ready = NULL
+            if kind != NO_BIN:
+                ready = self.cluster.kinds[kind].ready[min(part.gpus, READY_ROWS) - 1]
             for node in range(self.cluster.node_total):
+                # Most nodes are out of the question by this alone.
+                if ready != NULL and ready[node] > best_start:
+                    continue
                 bin = NO_BIN if kind == NO_BIN else bin_of(&self.cluster.nodes[node], kind)
                 if not self.can_ever(node, bin, part):
                     continue
-                start = self.next_start(node, bin, part, self.now, best_start)
+                start = self.start_on(node, bin, part, self.now, best_start)
                 if start < 0:
                     continue
                 free = self.free_any(node) if kind == NO_BIN else self.free_devices(node, bin)
@@ -1511,7 +1685,7 @@ cdef class Plan:
     cdef inline bint fits_at(self, int32_t node, int32_t bin, const Level *part, int64_t at_us) noexcept:
         if at_us == self.now:
             return self.fits_now(node, bin, part)
-        return self.next_start(node, bin, part, at_us, at_us) == at_us
+        return self.start_on(node, bin, part, at_us, at_us) == at_us
 
     cdef int32_t keep_near(self, int32_t total) noexcept:
         """Of the candidates those in the nearest domain that has room for all parts; all if none has."""
@@ -1603,14 +1777,13 @@ cdef class Plan:
                     bin = NO_BIN if kind == NO_BIN else bin_of(&self.cluster.nodes[node], kind)
                     if not self.can_ever(node, bin, &self.split.levels[level]):
                         continue
-                    enough = self.next_start(node, bin, &self.split.levels[level], at_us, limit_us)
+                    enough = self.start_on(node, bin, &self.split.levels[level], at_us, limit_us)
                     if enough >= 0:
                         self.starts[total] = enough
                         total += 1
                 if total < self.split.levels[level].enough:
                     return -1
-                qsort(self.starts, <size_t>total, sizeof(int64_t), compare_starts)
-                start = max(start, self.starts[self.split.levels[level].enough - 1])
+                start = max(start, smallest(self.starts, total, self.split.levels[level].enough - 1))
             if start == at_us:
                 return start
             at_us = start
@@ -1662,7 +1835,7 @@ cdef class Plan:
             node = &self.cluster.nodes[at]
             if node.state == GONE or (node.state != READY and not empty) or not has_labels(node, self.request):
                 continue
-            if not empty and node.free_seats < self.request.seats:
+            if not empty and self.free_seats(at) < self.request.seats:
                 continue
             nodes += 1
             here = 0
@@ -1712,11 +1885,11 @@ cdef class Plan:
                     apply(&seats, &cores, &memory, &gpus, &over.changes.items[at], bin)
         if seats < part.seats:
             return IS_SHARED
-        if gpus < part.gpus:
+        if part.gpus and gpus < part.gpus:
             return LACKS_DEVICES
-        if cores < part.cores:
+        if part.cores and cores < part.cores:
             return LACKS_CORES
-        if memory < part.memory:
+        if part.memory and memory < part.memory:
             return LACKS_MEMORY
         return FITS if self.fits_now(node, bin, part) else IS_RESERVED
 

@@ -197,3 +197,6 @@ class Walk:
 
     def block(self, shape: int) -> None:
         """Returns no more jobs of this shape. O(1)."""
+
+    def block_many(self, shapes: Buffer) -> None:
+        """Returns no more jobs of these shapes, given as a buffer of int32: ``array("i")``. O(shapes)."""

@@ -1204,6 +1204,15 @@ cdef class Walk:
             self.blocked[shape] = 1
             self.left_open -= self.left[shape]
 
+    def block_many(self, const int32_t[::1] shapes):
+        cdef Py_ssize_t at
+        self.check()
+        for at in range(shapes.shape[0]):
+            self.queue.check_shape(shapes[at])
+            if not self.blocked[shapes[at]]:
+                self.blocked[shapes[at]] = 1
+                self.left_open -= self.left[shapes[at]]
+
     cdef int check(self) except -1:
         if self.queue is None:
             raise TypeError("a Walk is made by JobQueue.walk()")

@@ -308,7 +308,7 @@ def _how_it_came(
     where = " and ".join(one["node"] for one in placed["allocation"])
     cause = placed.get("cause", "priority")
     if cause == "backfill":
-        return f"filled a gap on {where}: its time limit lets it end before those ahead are planned to start"
+        return f"filled a gap on {where}, where it delays nobody who is planned ahead of it"
     if cause == "preemption":
         return f"others made way for it on {where}"
     waited_s = _seconds(job["created_at"], job["scheduled_at"])

@@ -13,7 +13,7 @@ from horizon.core import events as ev
 from horizon.core import limits
 from horizon.core.dependencies import verdict
 from horizon.core.evolve import task_id
-from horizon.core.model import Exit, JobSpec, JobState
+from horizon.core.model import EXECUTOR, Exit, JobSpec, JobState
 from horizon.core.policy import Policy
 from horizon.core.state import SECOND_US, Job, Node, State, Stop
 
@@ -342,15 +342,15 @@ def _node(state: State, name: str) -> Node:
 
 
 def _fail_device(state: State, c: cmd.FailDevice, given: Given) -> Events:
-    if state.failed_devices.get(c.device) == c.reason:
-        return ()
-    node = _node_of(state, c.device)
+    node, known = _node_of(state, c.device), state.failed_devices.get(c.device)
+    if known is not None and (given.actor == EXECUTOR or known.reason == c.reason):
+        return ()  # what a person said of it is not for the executor to say anew
     return (ev.DeviceFailed(node=node, device=c.device, by=given.actor, reason=c.reason),)
 
 
 def _recover_device(state: State, c: cmd.RecoverDevice, given: Given) -> Events:
-    node = _node_of(state, c.device)
-    if c.device not in state.failed_devices:
+    node, known = _node_of(state, c.device), state.failed_devices.get(c.device)
+    if known is None or (given.actor == EXECUTOR and known.by != EXECUTOR):
         return ()
     return (ev.DeviceRecovered(node=node, device=c.device, by=given.actor),)
 

@@ -36,6 +36,7 @@ from horizon.core.state import (
     ArrayState,
     Booking,
     Claim,
+    Fault,
     Job,
     Node,
     Request,
@@ -191,6 +192,9 @@ def _shape(state: State, spec: JobSpec, time_limit_s: int, account: int, array: 
         rate = rate_of(state.policy, spec.gpu_count, spec.gpu_type, spec.cpu_cores, spec.memory_mib)
         found = state.shape_ids[fields] = state.queue.add_shape(rate)
         state.shapes.append(Shape(*fields))
+        state.shapes_of[request].append(found)
+        if spec.gpu_count:
+            state.gpu_shapes.append(found)
     return found
 
 
@@ -222,6 +226,7 @@ def _request(state: State, spec: JobSpec) -> int:
         labels,
     )
     state.requests.append(request)
+    state.shapes_of.append(column("i"))
     return found
 
 
@@ -697,7 +702,7 @@ def _node_resumed(state: State, event: ev.NodeResumed) -> None:
 
 
 def _device_failed(state: State, event: ev.DeviceFailed) -> None:
-    state.failed_devices[event.device] = event.reason
+    state.failed_devices[event.device] = Fault(event.by, event.reason)
     set_device(state, event.device, usable=False)
 
 

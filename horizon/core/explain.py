@@ -26,7 +26,7 @@ def explainer(state: State, cycle: Cycle, now_us: int) -> Callable[[Job], str]:
         waits_for = before_the_queue(state, job)
         if waits_for is not None:
             return waits_for
-        verdict = cycle.job_verdicts.get(job.number) or cycle.shape_verdicts.get(job.shape)
+        verdict = cycle.verdict_of(state, job)
         key = (job.shape, verdict)
         if key not in known:
             plan = plan or state.cluster.plan(now_us)

@@ -69,6 +69,11 @@ LEGAL_MOVES: Final[dict[JobState, frozenset[JobState]]] = {
 """Every legal move; any other is refused by ``decide``."""
 
 
+SCHEDULER: Final = "scheduler"
+EXECUTOR: Final = "executor"
+"""Actors of the house itself; all others are people or programs that ask."""
+
+
 class AllocationState(StrEnum):
     """``held`` while an attempt may run, ``releasing`` from then until its processes are confirmed gone."""
 
@@ -190,7 +195,7 @@ class JobSpec(Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_
     time_limit_s: int = 0
     """0 for none."""
     grace_period_s: int = limits.DEFAULT_GRACE_PERIOD_S
-    """From SIGTERM to SIGKILL when the job is stopped."""
+    """From the stop signal to SIGKILL when the job is stopped."""
     max_retries: int = 0
     preemptible: bool = False
     hold: bool = False

@@ -81,6 +81,16 @@ class Pool:
             yield Candidate(job, max(0, self._now_us - job.saved_at_us) * job.spec.gpu_count)
 
 
+def leaving(state: State) -> list[int]:
+    """The numbers of the jobs whose resources will be free soon: they have ended, or were asked to stop.
+    O(holding)."""
+    return [
+        job.number
+        for job in state.holding.values()
+        if job.allocation_state is AllocationState.RELEASING or job.stop is not None
+    ]
+
+
 class Search:
     """A search for the victims of one waiting job, on a cycle's plan."""
 
@@ -180,13 +190,9 @@ class Search:
     # --- whom to stop ---------------------------------------------------------------------------------
 
     def run(self) -> Victims | None:
-        """The victims; None when stopping everybody who may be would not let the job start, or when it can
-        start without, once those are gone that are being stopped already."""
-        self._leaving = [
-            job.number
-            for job in self._state.holding.values()
-            if job.allocation_state is AllocationState.RELEASING or job.stop is not None
-        ]
+        """The victims; the plan can then claim what they free. None when stopping everybody who may be would
+        not let the job start, or when it can start without, once those on their way out are gone."""
+        self._leaving = leaving(self._state)
         if self._fits([]) is not None or self._fits(self.candidates) is None:
             return None
         if self._state.cluster.nodes_for(self._request, self._avoid) == 1:

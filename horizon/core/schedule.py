@@ -15,13 +15,14 @@ from typing import TypedDict, TypeVar
 
 from msgspec import Struct
 
+from horizon._queue import Walk
 from horizon.core import events as ev
 from horizon.core import limits
 from horizon.core.charges import rate_of
 from horizon.core.model import Allocation, JobState, Placement
 from horizon.core.policy import UNLIMITED, Order, Policy
-from horizon.core.preempt import Pool, Search, Victims
-from horizon.core.state import COST_PER_GPU, SECOND_US, Claim, Job, Request, Shape, State
+from horizon.core.preempt import Pool, Search, Victims, leaving
+from horizon.core.state import COST_PER_GPU, SECOND_US, Job, Request, Shape, State
 
 E = TypeVar("E", tuple[int, int], tuple[int, int, int])
 Found = list[tuple[int, tuple[int, ...]]]
@@ -76,12 +77,26 @@ class Cycle(Struct, frozen=True):
     """In the order of the jobs."""
     again_us: int | None = None
     """When time alone may let something start, beyond ``State.next_deadline_us``."""
-    shape_verdicts: dict[int, Verdict] = {}
-    """Why jobs did not start: all of a shape, from the first that was looked at."""
     job_verdicts: dict[int, Verdict] = {}
-    """And single jobs, by number."""
+    """Why jobs did not start: single ones, by number."""
+    shape_verdicts: dict[int, Verdict] = {}
+    """And all of a shape, from the first that was looked at;"""
+    request_verdicts: dict[int, Verdict] = {}
+    """all with a request;"""
+    full: Verdict | None = None
+    """and all that ask for GPUs, from the moment when none was free."""
     last: int = 0
     """The number of the job at which a strict order stopped, -1 for a bound; 0 when all were looked at."""
+
+    def verdict_of(self, state: State, job: Job) -> Verdict | None:
+        """Why a job that stands in the queue did not start; None when the cycle did not come to it."""
+        shape = state.shapes[job.shape]
+        return (
+            self.job_verdicts.get(job.number)
+            or self.shape_verdicts.get(job.shape)
+            or self.request_verdicts.get(shape.request)
+            or (self.full if job.spec.gpu_count else None)
+        )
 
 
 def schedule(state: State, now_us: int) -> Cycle:
@@ -105,7 +120,9 @@ class Round:
         self.events: list[ev.Event] = []
         self.reservations: list[Reservation] = []
         self.shape_verdicts: dict[int, Verdict] = {}
+        self.request_verdicts: dict[int, Verdict] = {}
         self.job_verdicts: dict[int, Verdict] = {}
+        self.full: Verdict | None = None
         self.last = 0
         self._started: dict[int, int] = {}
         """Rates of the jobs placed so far, by number."""
@@ -136,8 +153,10 @@ class Round:
             bounded,
             tuple(self.reservations),
             self._again_us,
-            self.shape_verdicts,
             self.job_verdicts,
+            self.shape_verdicts,
+            self.request_verdicts,
+            self.full,
             self.last,
         )
 
@@ -158,13 +177,11 @@ class Round:
                 if found is not None:
                     self._start(job, found, ev.Cause.PREEMPTION, 0)
                     continue
-            if claim.victims and self._can_hold(claim):
-                self.plan.claim(request, only, duration_us)
-                self.job_verdicts[number] = Verdict(Hindrance.CLAIM)
-
-    def _can_hold(self, claim: Claim) -> bool:
-        nodes = (self.state.nodes[name] for name in claim.nodes)
-        return not any(node.lost or node.cordoned for node in nodes)
+            if claim.victims:
+                gone = leaving(self.state)
+                if self.plan.fits(request, duration_us, (), only, gone) is not None:
+                    self.plan.claim()
+                    self.job_verdicts[number] = Verdict(Hindrance.CLAIM)
 
     # --- the walk -------------------------------------------------------------------------------------
 
@@ -186,22 +203,38 @@ class Round:
             if verdict is None:
                 walk.take(self._started[number])
                 continue
-            if self._like_it_too(job, verdict):
-                walk.block(job.shape)
-                self.shape_verdicts[job.shape] = verdict
-            else:
-                self.job_verdicts[number] = verdict
+            self._pass_its_like(walk, job, verdict)
             if self.policy.strict and verdict.hindrance in (Hindrance.ROOM, Hindrance.NEVER):
                 self.last = number
                 break
         return walk.examined
 
-    def _like_it_too(self, job: Job, verdict: Verdict) -> bool:
-        """Whether what was found of the job holds for all of its shape that follow, for this cycle: nothing
-        frees up within one, but while there are reservations to give, each job gets its own."""
-        if verdict.hindrance is Hindrance.CLAIM or job.avoid:
-            return False
-        return verdict.hindrance is not Hindrance.ROOM or not self._may_reserve
+    def _pass_its_like(self, walk: Walk, job: Job, verdict: Verdict) -> None:
+        """Passes all those that follow for whom the same must hold in this cycle: nothing frees up within
+        one. But while there are reservations to give, each job that finds no room gets its own."""
+        hindrance = verdict.hindrance
+        if hindrance is Hindrance.CLAIM or job.avoid or (hindrance is Hindrance.ROOM and self._may_reserve):
+            self.job_verdicts[job.number] = verdict
+            return
+        request = self.state.shapes[job.shape].request
+        if hindrance is Hindrance.NEVER:
+            self._pass_request(walk, request, verdict)
+        elif hindrance is not Hindrance.ROOM:
+            walk.block(job.shape)
+            self.shape_verdicts[job.shape] = verdict
+        elif not self.plan.idle():
+            walk.block_many(self.state.gpu_shapes)
+            self.full = verdict
+            self._pass_request(walk, request, verdict)  # it may ask for no GPU
+        elif self.plan.fits(request, 1) is None:
+            self._pass_request(walk, request, verdict)
+        else:  # there is room, but not for as long as it takes
+            walk.block(job.shape)
+            self.shape_verdicts[job.shape] = verdict
+
+    def _pass_request(self, walk: Walk, request: int, verdict: Verdict) -> None:
+        walk.block_many(self.state.shapes_of[request])
+        self.request_verdicts[request] = verdict
 
     @property
     def _may_reserve(self) -> bool:
@@ -328,8 +361,8 @@ class Round:
         if victims is None:
             self._consider_later(search)
             return False
+        self.plan.claim()
         self._stop(job, victims)
-        self.plan.claim(shape.request, victims.nodes, duration_us)
         return True
 
     def _consider_later(self, search: Search) -> None:

@@ -7,6 +7,7 @@ Everything is derived: dropping a ``State`` and folding the log again gives the 
 from __future__ import annotations
 
 import hashlib
+from array import array
 from enum import StrEnum
 from typing import Any, Final
 
@@ -169,6 +170,13 @@ class Booking(Struct, frozen=True):
     reason: str
 
 
+class Fault(Struct, frozen=True):
+    """Why a device is not to be used, and who said so."""
+
+    by: str
+    reason: str
+
+
 class Share(Struct):
     """One account or user in the share tree; its usage is in the queue, under its ``id``."""
 
@@ -267,8 +275,8 @@ class State:
         self.holders: dict[str, str] = {}
         """Which job holds each GPU that is not free, ``releasing`` ones included. For all nodes together: a
         device that turns up on another node, or a node under another name, is still held."""
-        self.failed_devices: dict[str, str] = {}
-        """Devices that are not to be used, and why."""
+        self.failed_devices: dict[str, Fault] = {}
+        """Devices that are not to be used."""
         self.bookings: dict[str, Booking] = {}
         self.bookings_made = 0
         self.drains: dict[str, int] = {}
@@ -283,6 +291,10 @@ class State:
         self.shape_ids: dict[tuple[int, int, int, int], int] = {}
         """By the fields of the shape."""
         self.shapes: list[Shape] = []
+        self.shapes_of: list[array[int]] = []
+        """By request: the shapes that ask for it."""
+        self.gpu_shapes: array[int] = array("i")
+        """The shapes that ask for GPUs."""
         self.arrays: dict[int, ArrayState] = {}
         """By the number of the array."""
         self.dependents: dict[int, list[tuple[int, DependencyKind]]] = {}

@@ -210,7 +210,7 @@ def _of_a_waiting_job(state: State, job: Job, base: Why) -> Why:
     cycle = Round(state, now_us).run()
     plan = state.cluster.plan(now_us)
     position = state.queue.rank(job.number, now_us, RANK_MAX, fifo) or None
-    verdict = cycle.job_verdicts.get(job.number) or cycle.shape_verdicts.get(job.shape)
+    verdict = cycle.verdict_of(state, job)
     starts = any(isinstance(one, ev.JobScheduled) and one.job_id == job.id for one in cycle.events)
     summary = "there is room: it starts in the next cycle"
     if not starts:

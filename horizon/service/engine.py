@@ -26,7 +26,7 @@ from horizon.core import events as ev
 from horizon.core.blobs import decode_environment
 from horizon.core.decide import Events, Given, Rejected, decide
 from horizon.core.evolve import evolve
-from horizon.core.model import AllocationState, Exit, JobState
+from horizon.core.model import EXECUTOR, SCHEDULER, AllocationState, Exit, JobState
 from horizon.core.schedule import Cycle, schedule
 from horizon.core.state import Job, State
 from horizon.executors.port import AttemptKey, Executor, ExecutorError, Held, Launch
@@ -47,9 +47,6 @@ from horizon.store.port import (
 )
 
 log = structlog.get_logger()
-
-SCHEDULER: Final = "scheduler"
-EXECUTOR: Final = "executor"
 
 TIMER_S_MAX: Final = 30.0
 """The timer runs on monotonic time and deadlines on the clock: look again this often, should that be set."""
@@ -250,7 +247,8 @@ class Engine:
             )
             for job in self.state.holding.values()
         ]
-        never_launched = await self.executor.adopt(held)
+        failed = [uuid for uuid, fault in self.state.failed_devices.items() if fault.by == EXECUTOR]
+        never_launched = await self.executor.adopt(held, failed)
         for job in list(self.state.holding.values()):
             if _key(job) in never_launched and job.state is JobState.SCHEDULED:
                 self._launch_soon(job)
