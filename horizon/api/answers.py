@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 from aiohttp import web
+from msgspec import Struct
 from multidict import CIMultiDict
 
 from horizon.api.times import rfc3339, rfc3339_or_null
-from horizon.api.wire import EventAnswer, JobAnswer, Resources
+from horizon.api.wire import DependencyAnswer, EventAnswer, JobAnswer, Resources, TaskCounts
 from horizon.core.blobs import decode_environment
 from horizon.core.events import Recorded
-from horizon.core.model import JobSpec
-from horizon.core.state import Job
+from horizon.core.model import JobSpec, JobState
+from horizon.core.state import Job, State
+from horizon.service.engine import Reply
 
 T = TypeVar("T")
 
@@ -29,6 +31,27 @@ _JSON: Final = CIMultiDict({"Content-Type": "application/json"})
 
 def json(body: bytes, status: int = 200) -> web.Response:
     return web.Response(body=body, status=status, headers=_JSON)
+
+
+def answered(
+    reply: Reply, headers: Mapping[str, str] | None = None, body: bytes | None = None
+) -> web.Response:
+    """What the engine answered to a request for a change, or another body in its place."""
+    all_headers = {"Content-Type": "application/json", **(headers or {})}
+    if reply.replayed:
+        all_headers["Idempotency-Replayed"] = "true"
+    body = reply.body if body is None else body
+    return web.Response(body=body, status=reply.status, headers=all_headers)
+
+
+class Stamp(Struct):
+    """What the headers of an answer repeat of its body."""
+
+    id: str = ""
+    version: int = 0
+
+
+stamp: Final = msgspec.json.Decoder(Stamp).decode
 
 
 def etag(version: int) -> str:
@@ -76,8 +99,18 @@ def reveal(body: bytes, hidden: Hidden) -> bytes:
     return body.replace(b'"environment":{}', b'"environment":' + encode(hidden.environment), 1)
 
 
-def job_answer(job: Job, hidden: Hidden = NOTHING_HIDDEN, reason: str | None = None) -> bytes:
-    """A job as JSON. ``reason`` is the explainer's; without one it is what the log says."""
+def job_answer(
+    job: Job,
+    state: State,
+    hidden: Hidden = NOTHING_HIDDEN,
+    reason: str | None = None,
+    tasks: Mapping[JobState, int] | None = None,
+) -> bytes:
+    """A job as JSON, among those of the state.
+
+    ``reason`` is the explainer's; without one it is what the log says. ``tasks`` says how many of an array's
+    are in each state; without it the state does.
+    """
     spec = job.spec
     allocation = job.allocation
     memory_gb = gigabytes(spec.memory_mib)
@@ -105,8 +138,14 @@ def job_answer(job: Job, hidden: Hidden = NOTHING_HIDDEN, reason: str | None = N
             job.priority,
             job.time_limit_s or None,
             spec.grace_period_s,
+            spec.stop_signal,
             spec.max_retries,
             spec.preemptible,
+            _dependencies(spec, state) if spec.depends_on else [],
+            str(spec.array) if is_array(job) else None,
+            job.array or None,
+            job.index if job.array else None,
+            _task_counts(tasks or counts_of(job, state)) if is_array(job) else None,
             rfc3339_or_null(spec.begin_at_us),
             job.held,
             spec.labels,
@@ -120,12 +159,42 @@ def job_answer(job: Job, hidden: Hidden = NOTHING_HIDDEN, reason: str | None = N
             job.signal,
             job.attempt,
             job.retries_used,
+            job.preempted,
+            job.lost_gpu_us / 1e6,
+            rfc3339_or_null(job.predicted_us),
             [placement.node for placement in allocation] if allocation else [],
             [gpu_id for placement in allocation for gpu_id in placement.gpu_ids] if allocation else [],
             job.allocation_state,
             job.version,
         )
     )
+
+
+def is_array(job: Job) -> bool:
+    """Whether it stands for the tasks that follow it, and is none of them."""
+    return job.spec.array is not None and not job.array
+
+
+def name_of(job: Job) -> str:
+    """What people call it: its number, or for a task that of its array and its index, 12_7."""
+    return f"{job.array}_{job.index}" if job.array else str(job.number)
+
+
+def counts_of(array: Job, state: State) -> Mapping[JobState, int]:
+    """Tasks of an array by state; of one that is not in the state yet, all wait."""
+    known = state.arrays.get(array.number)
+    if known is not None:
+        return known.counts
+    assert array.spec.array is not None
+    return {JobState.QUEUED: array.spec.array.tasks}
+
+
+def _task_counts(counts: Mapping[JobState, int]) -> TaskCounts:
+    return TaskCounts(sum(counts.values()), *(counts.get(one, 0) for one in JobState))
+
+
+def _dependencies(spec: JobSpec, state: State) -> list[DependencyAnswer]:
+    return [DependencyAnswer(one.job_id, state.jobs[one.job_id].number, one.kind) for one in spec.depends_on]
 
 
 def gigabytes(mebibytes: int) -> float:

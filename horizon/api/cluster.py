@@ -1,22 +1,33 @@
-"""The queue, the nodes and their GPUs, as they are now."""
+"""The queue, the nodes and their GPUs, as they are now; and which of them take work."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Annotated, Final
 
 from aiohttp import web
 from msgspec import Meta, Struct
 
-from horizon.api import wire
-from horizon.api.answers import encode, encoded, gigabytes, json, page, slices
+from horizon.api import times, wire
+from horizon.api.answers import answered, encode, encoded, gigabytes, json, page, slices
 from horizon.api.context import Context
 from horizon.api.faults import clipped
-from horizon.api.problems import not_found
-from horizon.api.times import rfc3339
+from horizon.api.problems import Fault, invalid, not_found
+from horizon.api.reading import JsonBody, refuse_body
+from horizon.api.times import rfc3339, rfc3339_or_null
+from horizon.core import commands as cmd
 from horizon.core import limits
+from horizon.core.decide import Events
+from horizon.core.events import DeviceFailed, DeviceRecovered, NodeCordoned, NodeResumed
 from horizon.core.model import AllocationState, Device, JobState, Priority
+from horizon.core.policy import Order
 from horizon.core.state import Job, Node, State
+from horizon.service.engine import Render
+
+CORDON: Final = JsonBody(wire.Cordon, limits.JOB_BODY_BYTES_MAX, wire.given, optional=True)
+DRAIN: Final = JsonBody(wire.Drain, limits.JOB_BODY_BYTES_MAX, wire.given, optional=True)
+DEVICE_FAULT: Final = JsonBody(wire.DeviceFault, limits.JOB_BODY_BYTES_MAX, wire.given, optional=True)
 
 ORDER_DEFAULT: Final = 100
 NODE_SLICE: Final = 50
@@ -54,7 +65,7 @@ async def get_queue(context: Context, request: web.Request) -> web.Response:
 
 async def get_order(context: Context, request: web.Request, query: OrderQuery) -> web.Response:
     state = context.state
-    numbers = state.queue.order(query.limit, context.now_us())
+    numbers = state.queue.order(query.limit, context.now_us(), state.policy.order is Order.FIFO)
     jobs = [
         _waiting(position, state.numbered[number - 1]) for position, number in enumerate(numbers, start=1)
     ]
@@ -67,6 +78,8 @@ def _waiting(position: int, job: Job) -> wire.Waiting:
         position,
         job.number,
         job.id,
+        job.array or None,
+        job.index if job.array else None,
         spec.user_id,
         spec.account,
         spec.job_name,
@@ -98,8 +111,10 @@ def _node_answer(state: State, node: Node) -> wire.NodeAnswer:
     inventory = node.inventory
     return wire.NodeAnswer(
         inventory.name,
-        "lost" if node.lost else "up",
-        node.lost_reason or None,
+        node_state(node),
+        (node.lost_reason if node.lost else node.cordon_reason) or None,
+        node.cordoned_by or None,
+        rfc3339_or_null(node.drain_by_us),
         inventory.simulated,
         inventory.labels,
         sorted({device.gpu_type for device in inventory.devices}),
@@ -113,17 +128,98 @@ def _node_answer(state: State, node: Node) -> wire.NodeAnswer:
     )
 
 
+def node_state(node: Node) -> str:
+    if node.lost:
+        return "lost"
+    if node.draining:
+        return "draining" if node.jobs else "drained"
+    return "cordoned" if node.cordoned else "up"
+
+
 def gpu_counts(state: State, node: Node) -> wire.GpuCounts:
     """None of a lost node's GPUs is free."""
-    devices = node.inventory.devices
-    holders = [state.holders[device.uuid] for device in devices if device.uuid in state.holders]
-    total, taken = len(devices), len(holders)
-    releasing = sum(_is_releasing(state.jobs[id]) for id in holders)
-    return wire.GpuCounts(total, 0 if node.lost else total - taken, taken - releasing, releasing)
+    counts = wire.GpuCounts(len(node.inventory.devices), 0, 0, 0, 0)
+    for device in node.inventory.devices:
+        holder = state.holders.get(device.uuid)
+        if device.uuid in state.failed_devices:
+            counts.failed += 1
+        elif holder is None:
+            counts.free += not node.lost
+        elif _is_releasing(state.jobs[holder]):
+            counts.releasing += 1
+        else:
+            counts.held += 1
+    return counts
 
 
 def _is_releasing(job: Job) -> bool:
     return job.allocation_state is AllocationState.RELEASING
+
+
+# --- which nodes take work ----------------------------------------------------------------------------
+
+
+async def cordon(context: Context, request: web.Request) -> web.Response:
+    asked, body = await CORDON.read(request)
+    name = request.match_info["name"]
+    return await _change_node(context, request, body, cmd.CordonNode(name, asked.reason or ""))
+
+
+async def drain(context: Context, request: web.Request) -> web.Response:
+    asked, body = await DRAIN.read(request)
+    command = cmd.CordonNode(
+        request.match_info["name"],
+        asked.reason or "",
+        drain=True,
+        deadline_us=_deadline_us(asked, context.now_us()),
+    )
+    return await _change_node(context, request, body, command)
+
+
+def _deadline_us(asked: wire.Drain, now_us: int) -> int:
+    """0 for none."""
+    if isinstance(asked.deadline_s, int):
+        if asked.deadline_at:
+            raise invalid([Fault("give deadline_s or deadline_at, not both", "/deadline_at")])
+        return now_us + asked.deadline_s * 1_000_000
+    if not asked.deadline_at:
+        return 0
+    return times.checked(asked.deadline_at, "/deadline_at")
+
+
+async def resume(context: Context, request: web.Request) -> web.Response:
+    await refuse_body(request, "nothing needs to be said")
+    return await _change_node(context, request, b"", cmd.ResumeNode(request.match_info["name"]))
+
+
+async def _change_node(
+    context: Context, request: web.Request, body: bytes, command: cmd.CordonNode | cmd.ResumeNode
+) -> web.Response:
+    return answered(await context.ask(request, body, command, _render_node(command.name)))
+
+
+def _render_node(name: str) -> Render:
+    def render(state: State, events: Events, now_us: int) -> tuple[int, bytes]:
+        return 200, encode(_node_answer(state, _foreseen(state.nodes[name], events)))
+
+    return render
+
+
+def _foreseen(node: Node, events: Events) -> Node:
+    """The node as it will be once these events are in the log."""
+    node = copy.copy(node)
+    for event in events:
+        match event:
+            case NodeCordoned():
+                node.cordoned, node.draining = True, event.drain
+                node.drain_by_us, node.cordoned_by = event.deadline_us, event.by
+                node.cordon_reason = event.reason
+                node.version += 1
+            case NodeResumed():
+                node.cordoned = node.draining = False
+                node.drain_by_us, node.cordoned_by, node.cordon_reason = 0, "", ""
+                node.version += 1
+    return node
 
 
 # --- GPUs ---------------------------------------------------------------------------------------------
@@ -142,23 +238,76 @@ async def get_gpus(context: Context, request: web.Request, query: GpuQuery) -> w
 
 def _gpu_answers(state: State, node: Node) -> Iterator[wire.GpuAnswer]:
     for device in node.inventory.devices:
-        id = state.holders.get(device.uuid)
-        yield _gpu_answer(node, device, None if id is None else state.jobs[id])
+        yield _gpu_answer(state, node, device, _failure(state, device.uuid))
 
 
-def _gpu_answer(node: Node, device: Device, holder: Job | None) -> wire.GpuAnswer:
-    if node.lost:
-        state = "lost"
-    elif holder is None:
-        state = "free"
-    else:
-        state = "releasing" if _is_releasing(holder) else "held"
+def _failure(state: State, uuid: str) -> str | None:
+    fault = state.failed_devices.get(uuid)
+    return None if fault is None else fault.reason
+
+
+def _gpu_answer(state: State, node: Node, device: Device, failure: str | None) -> wire.GpuAnswer:
+    """``failure`` is why it is not to be used, None when it is well."""
+    holder = state.holders.get(device.uuid)
+    job = None if holder is None else state.jobs[holder]
     return wire.GpuAnswer(
         device.uuid,
         node.inventory.name,
         device.index,
         device.gpu_type,
         gigabytes(device.memory_mib),
-        state,
-        None if holder is None else wire.Holder(holder.id, holder.number, holder.spec.user_id),
+        None if device.link_group < 0 else device.link_group,
+        None if device.numa_node < 0 else device.numa_node,
+        device.pcie_root or None,
+        gpu_state(node, failure is not None, job),
+        failure or None,
+        None if job is None else _holder(job),
     )
+
+
+def gpu_state(node: Node, failed: bool, holder: Job | None) -> str:
+    if node.lost:
+        return "lost"
+    if failed:
+        return "failed"
+    if holder is None:
+        return "free"
+    return "releasing" if _is_releasing(holder) else "held"
+
+
+def _holder(job: Job) -> wire.Holder:
+    index = job.index if job.array else None
+    return wire.Holder(job.id, job.number, job.array or None, index, job.spec.user_id)
+
+
+async def fail_gpu(context: Context, request: web.Request) -> web.Response:
+    asked, body = await DEVICE_FAULT.read(request)
+    command = cmd.FailDevice(request.match_info["uuid"], asked.reason or "")
+    return answered(await context.ask(request, body, command, _render_gpu(command.device)))
+
+
+async def recover_gpu(context: Context, request: web.Request) -> web.Response:
+    await refuse_body(request, "nothing needs to be said")
+    command = cmd.RecoverDevice(request.match_info["uuid"])
+    return answered(await context.ask(request, b"", command, _render_gpu(command.device)))
+
+
+def _render_gpu(uuid: str) -> Render:
+    def render(state: State, events: Events, now_us: int) -> tuple[int, bytes]:
+        failure = _failure(state, uuid)
+        for event in events:
+            if isinstance(event, DeviceFailed):
+                failure = event.reason
+            elif isinstance(event, DeviceRecovered):
+                failure = None
+        node, device = _place_of(state, uuid)
+        return 200, encode(_gpu_answer(state, node, device, failure))
+
+    return render
+
+
+def _place_of(state: State, uuid: str) -> tuple[Node, Device]:
+    """Where a device is: where it turned up last, but rather on a node that is there."""
+    places = [(state.nodes[name], slot) for name, slot in state.device_places[uuid]]
+    node, slot = max(reversed(places), key=lambda place: not place[0].lost)
+    return node, node.inventory.devices[slot]

@@ -35,6 +35,8 @@ class Context:
         self.started_us = clock.now_us()
         self.cursor_key = hashlib.sha256(b"horizon cursor " + (token or "").encode()).digest()
         """Cursors outlive a restart, and not a change of the token."""
+        self.folding = asyncio.Lock()
+        """Held while the log is folded anew for a question about the past."""
         self.followers: set[asyncio.Task[object]] = set()
         """Requests that go on for as long as a job does."""
         self._clock = clock

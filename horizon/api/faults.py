@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from typing import Any, Final, get_args, get_origin
+from enum import Enum
+from types import UnionType
+from typing import Any, Final, Union, get_args, get_origin
 
 import msgspec
 from msgspec import Struct
@@ -98,36 +100,50 @@ def _value_faults(raw: Any, expected: Any, at: str) -> Iterator[Fault]:
     try:
         msgspec.convert(raw, expected)
     except msgspec.ValidationError as error:
-        item = _item_type(expected)
-        where = str(error)
-        if item is not None and "$[" in where:
-            yield from _item_faults(raw, item, at)
-        elif isinstance(raw, dict) and "[...]" in where:  # some value in it: msgspec does not say which
-            strange = [key for key, value in raw.items() if not isinstance(value, str)]
-            yield from (Fault("Expected `str`", at + pointer(key)) for key in strange)
-            if not strange:
-                yield _fault_of(error, at)
+        inside = _element_faults(raw, expected, at)
+        yield next(inside, None) or _with_choices(_fault_of(error, at), expected)
+        yield from inside
+
+
+def _with_choices(fault: Fault, expected: Any) -> Fault:
+    """For a value that is none of an enum's: what there is."""
+    if not fault.detail.startswith("Invalid enum value"):
+        return fault
+    kinds = [kind for kind in (expected, *get_args(expected)) if isinstance(kind, type)]
+    values = [str(choice.value) for kind in kinds if issubclass(kind, Enum) for choice in kind]
+    return Fault(f"{fault.detail}; there are {', '.join(values)}", fault.pointer)
+
+
+def _element_faults(raw: Any, expected: Any, at: str) -> Iterator[Fault]:
+    """What is wrong with the elements of a list or the values of an object: msgspec names one, or none."""
+    if not isinstance(raw, list | dict):
+        return
+    element = _element_type(expected, type(raw))
+    if element is None:
+        return
+    for key, one in raw.items() if isinstance(raw, dict) else enumerate(raw):
+        if isinstance(element, type) and issubclass(element, Struct):
+            yield from _struct_faults(one, element, at + pointer(key))
         else:
-            yield _fault_of(error, at)
+            yield from _value_faults(one, element, at + pointer(key))
 
 
-def _item_faults(raw: list[Any], item: type[Struct], at: str) -> Iterator[Fault]:
-    for index, one in enumerate(raw):
-        try:
-            msgspec.convert(one, item)
-        except msgspec.ValidationError:
-            yield from _object_faults(one, item, f"{at}/{index}")
+def _struct_faults(raw: Any, expected: type[Struct], at: str) -> Iterator[Fault]:
+    try:
+        msgspec.convert(raw, expected)
+    except msgspec.ValidationError:
+        yield from _object_faults(raw, expected, at)
 
 
-def _item_type(expected: Any) -> type[Struct] | None:
-    """The struct in a list of structs."""
+def _element_type(expected: Any, container: type) -> Any:
+    """What a list, or an object as a dict, of this type holds; None when it can be none."""
     if hasattr(expected, "__metadata__"):
-        expected = expected.__origin__
-    if get_origin(expected) is list:
-        (item,) = get_args(expected)
-        if isinstance(item, type) and issubclass(item, Struct):
-            return item
-    return None
+        return _element_type(expected.__origin__, container)
+    if get_origin(expected) is container:
+        return get_args(expected)[-1]
+    choices = get_args(expected) if get_origin(expected) in (Union, UnionType) else ()
+    found = (_element_type(choice, container) for choice in choices)
+    return next((one for one in found if one is not None), None)
 
 
 def _fault_of(error: msgspec.ValidationError, at: str) -> Fault:

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Final
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 import horizon
 from horizon.api import wire
 from horizon.api.answers import encode, json, slices
+from horizon.api.cluster import gpu_state, node_state
 from horizon.api.context import Context
 from horizon.api.problems import unavailable
 from horizon.core.model import Priority
-from horizon.core.state import State
+from horizon.core.state import Estimates, State
 from horizon.store.port import StoreError
 
 PING_S_MAX: Final = 2.0
 NODE_SLICE: Final = 50
+ERROR_BITS: Final = 21
+"""Buckets for errors of planned starts: up to 12 days."""
 
 
 async def get_health(context: Context, request: web.Request) -> web.Response:
@@ -113,16 +117,43 @@ def _readings(context: Context) -> Iterator[Metric]:
         depth.add_metric([priority.value], waiting[priority.rank])
     yield depth
     nodes = GaugeMetricFamily("horizon_nodes", "Nodes by state", labels=["state"])
-    lost = sum(node.lost for node in state.nodes.values())
-    nodes.add_metric(["up"], len(state.nodes) - lost)
-    nodes.add_metric(["lost"], lost)
+    by_state = Counter(map(node_state, state.nodes.values()))
+    for node_kind in ("up", "cordoned", "draining", "drained", "lost"):
+        nodes.add_metric([node_kind], by_state[node_kind])
     yield nodes
+    yield GaugeMetricFamily(
+        "horizon_claims", "Waiting jobs for which others are being stopped", len(state.claims)
+    )
+    yield GaugeMetricFamily("horizon_bookings", "Bookings that are not over", len(state.bookings))
+    yield GaugeMetricFamily("horizon_policy_version", "Version of the policy", state.policy_version)
+    yield from _estimate_readings(state.estimates)
     yield GaugeMetricFamily(
         "horizon_inbox_depth", "Requests waiting for a decision", context.engine.inbox_jobs
     )
     yield GaugeMetricFamily("horizon_log_position", "Position of the last event", state.position)
     yield GaugeMetricFamily("horizon_epoch", "Term of the leader", state.epoch)
     yield GaugeMetricFamily("horizon_leading", "Whether this scheduler leads", context.engine.ready)
+
+
+def _estimate_readings(estimates: Estimates) -> Iterator[Metric]:
+    """How good planned starts were. The core keeps count by powers of two, which is what the buckets are."""
+    errors = HistogramMetricFamily(
+        "horizon_start_error_seconds",
+        "Time between the first planned start of a job and its start, by which came first",
+        labels=["start"],
+    )
+    for label, counts, sum_s in (
+        ("early", estimates.early, estimates.early_s),
+        ("late", estimates.late, estimates.late_s),
+    ):
+        buckets = [(str(2.0**bits - 1), sum(counts[: bits + 1])) for bits in range(ERROR_BITS)]
+        errors.add_metric([label], [*buckets, ("+Inf", sum(counts))], sum_s)
+    yield errors
+    yield CounterMetricFamily(
+        "horizon_start_planned_ahead_seconds",
+        "Sum of how long before their planned start those jobs had it planned",
+        estimates.ahead_s,
+    )
 
 
 async def _gpu_readings(state: State) -> list[Metric]:
@@ -132,12 +163,11 @@ async def _gpu_readings(state: State) -> list[Metric]:
         for node in some:
             for device in node.inventory.devices:
                 id = state.holders.get(device.uuid)
-                kind = "lost" if node.lost else "free"
-                if id is not None:
-                    kind = str(state.jobs[id].allocation_state)
+                holder = None if id is None else state.jobs[id]
+                kind = gpu_state(node, device.uuid in state.failed_devices, holder)
                 counts[device.gpu_type, kind] = counts.get((device.gpu_type, kind), 0) + 1
     gpus = GaugeMetricFamily("horizon_gpus", "GPUs by type and state", labels=["gpu_type", "state"])
     for gpu_type in sorted({gpu_type for gpu_type, _ in counts}):
-        for kind in ("free", "held", "releasing", "lost"):
+        for kind in ("free", "held", "releasing", "failed", "lost"):
             gpus.add_metric([gpu_type, kind], counts.get((gpu_type, kind), 0))
     return [gpus]

@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from collections.abc import Mapping
+from typing import Annotated, Final
 
-import msgspec
 from aiohttp import web
-from msgspec import UNSET, Struct
+from msgspec import UNSET, Meta, Struct
 
 from horizon.api import wire
-from horizon.api.answers import Hidden, encode, etag, event_answer, job_answer, page, reveal
+from horizon.api.answers import (
+    Hidden,
+    answered,
+    counts_of,
+    encode,
+    etag,
+    event_answer,
+    is_array,
+    job_answer,
+    page,
+    reveal,
+    stamp,
+)
 from horizon.api.context import Context
 from horizon.api.problems import Fault, invalid
-from horizon.api.reading import JsonBody, expected_version, is_unchanged
+from horizon.api.reading import JsonBody, expected_version, is_unchanged, refuse_body
 from horizon.api.submission import Secrets, priority_of, spec_of
 from horizon.core import commands as cmd
 from horizon.core import limits
 from horizon.core.decide import Events
 from horizon.core.events import JobSubmitted
 from horizon.core.evolve import foresee, new_job
+from horizon.core.model import JobState
 from horizon.core.state import State
 from horizon.service.engine import Render, Reply
 
@@ -31,18 +44,17 @@ BATCH_SLICE: Final = 500
 """Jobs of a batch that are read before others get their turn; a few milliseconds."""
 
 
-class CancelQuery(Struct, frozen=True, forbid_unknown_fields=True):
+class ReasonQuery(Struct, frozen=True, forbid_unknown_fields=True):
     reason: wire.Text = ""
 
 
-class _Stamp(Struct):
-    """What the headers of an answer repeat of its body."""
-
-    id: str
-    version: int
-
-
-_STAMP: Final = msgspec.json.Decoder(_Stamp).decode
+class CheckpointQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    attempt: (
+        Annotated[
+            int, Meta(ge=1, description="Which attempt saved its work; the one that runs if not given.")
+        ]
+        | None
+    ) = None
 
 
 # --- submitting ---------------------------------------------------------------------------------------
@@ -51,30 +63,28 @@ _STAMP: Final = msgspec.json.Decoder(_Stamp).decode
 async def submit(context: Context, request: web.Request) -> web.Response:
     job, body = await SUBMISSION.read(request)
     secrets = Secrets()
-    spec = spec_of(job, secrets)
+    spec = spec_of(job, secrets, context.find_job)
     hidden = Hidden(job.environment or {}, job.script or None)
 
     def render(state: State, events: Events, now_us: int) -> tuple[int, bytes]:
         (event,) = events
         assert isinstance(event, JobSubmitted)
-        return 201, job_answer(new_job(event, b"", now_us))
+        return 201, job_answer(new_job(event, b"", now_us), state)
 
     command = cmd.Submit(context.engine.ids.new_text(), spec)
     reply = await context.ask(request, body, command, render, blobs=secrets.blobs)
     id, version = command.job_id, 1
     if reply.replayed:
-        stamp = _STAMP(reply.body)
-        id, version = stamp.id, stamp.version
+        earlier = stamp(reply.body)
+        id, version = earlier.id, earlier.version
     return _answered(reply, version, hidden, f"/api/v1/jobs/{id}")
 
 
 def _answered(reply: Reply, version: int, hidden: Hidden, location: str | None = None) -> web.Response:
-    headers = {"Content-Type": "application/json", "ETag": etag(version)}
+    headers = {"ETag": etag(version)}
     if location is not None:
         headers["Location"] = location
-    if reply.replayed:
-        headers["Idempotency-Replayed"] = "true"
-    return web.Response(body=reveal(reply.body, hidden), status=reply.status, headers=headers)
+    return answered(reply, headers, reveal(reply.body, hidden))
 
 
 async def submit_batch(context: Context, request: web.Request) -> web.Response:
@@ -83,16 +93,13 @@ async def submit_batch(context: Context, request: web.Request) -> web.Response:
     new_id = context.engine.ids.new_text
     jobs: list[cmd.Submit] = []
     for index, job in enumerate(batch.jobs):
-        jobs.append(cmd.Submit(new_id(), spec_of(job, secrets, f"/jobs/{index}")))
+        jobs.append(cmd.Submit(new_id(), spec_of(job, secrets, context.find_job, f"/jobs/{index}")))
         if index % BATCH_SLICE == BATCH_SLICE - 1:
             await asyncio.sleep(0)
     reply = await context.ask(
         request, body, cmd.SubmitBatch(tuple(jobs)), _render_batch, blobs=secrets.blobs, weight=len(jobs)
     )
-    headers = {"Content-Type": "application/json"}
-    if reply.replayed:
-        headers["Idempotency-Replayed"] = "true"
-    return web.Response(body=reply.body, status=reply.status, headers=headers)
+    return answered(reply)
 
 
 def _render_batch(state: State, events: Events, now_us: int) -> tuple[int, bytes]:
@@ -108,7 +115,8 @@ async def get_job(context: Context, request: web.Request) -> web.Response:
     if is_unchanged(request, etag(job.version)):
         return web.Response(status=304, headers={"ETag": etag(job.version)})
     hidden = await context.hidden(job.spec)
-    body = job_answer(job, hidden, context.reasons(context.state)(job))
+    state = context.state
+    body = job_answer(job, state, hidden, context.reasons(state)(job))
     headers = {"Content-Type": "application/json", "ETag": etag(job.version)}
     return web.Response(body=body, headers=headers)
 
@@ -122,15 +130,33 @@ async def get_job_events(context: Context, request: web.Request) -> web.Response
 # --- changing -----------------------------------------------------------------------------------------
 
 
-async def cancel(context: Context, request: web.Request, query: CancelQuery) -> web.Response:
+async def cancel(context: Context, request: web.Request, query: ReasonQuery) -> web.Response:
+    return await _stop(context, request, query, cmd.Cancel)
+
+
+async def requeue(context: Context, request: web.Request, query: ReasonQuery) -> web.Response:
+    return await _stop(context, request, query, cmd.Requeue)
+
+
+async def _stop(
+    context: Context, request: web.Request, query: ReasonQuery, command: type[cmd.Cancel | cmd.Requeue]
+) -> web.Response:
     job = context.find_job(request.match_info["id"])
-    if request.can_read_body and await request.read():
-        raise invalid([Fault("is not read here: give the reason as ?reason=", pointer="")])
+    await refuse_body(request, "give the reason as ?reason=")
     version = expected_version(request, job.version)
     hidden = await context.hidden(job.spec)
-    command = cmd.Cancel(job.id, query.reason, version)
+    asked = command(job.id, query.reason, version)
+    reply = await context.ask(request, b"", asked, _render_change(job.id))
+    return _answered(reply, stamp(reply.body).version, hidden)
+
+
+async def checkpoint(context: Context, request: web.Request, query: CheckpointQuery) -> web.Response:
+    job = context.find_job(request.match_info["id"])
+    await refuse_body(request, "give the attempt, if any, as ?attempt=")
+    hidden = await context.hidden(job.spec)
+    command = cmd.Checkpoint(job.id, query.attempt)
     reply = await context.ask(request, b"", command, _render_change(job.id))
-    return _answered(reply, _STAMP(reply.body).version, hidden)
+    return _answered(reply, stamp(reply.body).version, hidden)
 
 
 async def change(context: Context, request: web.Request) -> web.Response:
@@ -147,13 +173,25 @@ async def change(context: Context, request: web.Request) -> web.Response:
     )
     hidden = await context.hidden(job.spec)
     reply = await context.ask(request, body, command, _render_change(job.id))
-    return _answered(reply, _STAMP(reply.body).version, hidden)
+    return _answered(reply, stamp(reply.body).version, hidden)
 
 
 def _render_change(job_id: str) -> Render:
-    """The job as it will be once these events of its own are in the log."""
+    """The job as it will be once these events of its own are in the log, and of an array its tasks."""
 
     def render(state: State, events: Events, now_us: int) -> tuple[int, bytes]:
-        return 200, job_answer(foresee(state.jobs[job_id], events, now_us))
+        job = state.jobs[job_id]
+        then = foresee(job, events, now_us)
+        tasks = _foreseen_tasks(counts_of(job, state), then.state) if is_array(job) else None
+        return 200, job_answer(then, state, tasks=tasks)
 
     return render
+
+
+def _foreseen_tasks(counts: Mapping[JobState, int], then: JobState) -> Mapping[JobState, int]:
+    """Tasks by state when their array is in this one: one that is ended takes along all that still live."""
+    if not then.ended:
+        return counts
+    foreseen = {one: count for one, count in counts.items() if one.ended}
+    foreseen[then] = foreseen.get(then, 0) + sum(counts.values()) - sum(foreseen.values())
+    return foreseen

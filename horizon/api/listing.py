@@ -1,5 +1,8 @@
 """``GET /jobs``: the jobs that match, newest first, page by page.
 
+A list is for people, and nobody reads a hundred thousand tasks of one array. So unless they are asked for,
+tasks that wait and tasks that have ended are not listed one by one: their array stands for them.
+
 Every list of jobs is walked in slices, so that a long one never keeps the engine waiting. The cursor holds
 the number to go on below and the total counted for the first page, sealed together with the filters.
 """
@@ -20,10 +23,10 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta, Struct
 
-from horizon.api.answers import encoded, hidden_in, job_answer, page
+from horizon.api.answers import encoded, hidden_in, is_array, job_answer, name_of, page
 from horizon.api.context import Context
 from horizon.api.faults import clipped
-from horizon.api.problems import Fault, invalid
+from horizon.api.problems import Fault, Problem, invalid
 from horizon.core import limits
 from horizon.core.model import JobState, Priority
 from horizon.core.state import Job, State
@@ -40,6 +43,8 @@ _CURSOR: Final = Packer(">QQ")
 _SEAL_BYTES: Final = 8
 _ALIVE: Final = frozenset({JobState.SCHEDULED, JobState.RUNNING})
 """Jobs in these hold something, so they are found without looking at all the others."""
+_SINGLY: Final = frozenset({*_ALIVE, JobState.PREEMPTED})
+"""Tasks in these are always listed one by one: no more than the cluster has room for."""
 
 
 class ListQuery(Struct, frozen=True, forbid_unknown_fields=True):
@@ -60,6 +65,20 @@ class ListQuery(Struct, frozen=True, forbid_unknown_fields=True):
         Meta(description="key=value, or key for any value; all of these."),
     ] = []
     name: Annotated[str, Meta(min_length=1, description="The job_name, exactly.")] | None = None
+    array: (
+        Annotated[str, Meta(min_length=1, description="Only tasks of this array, by its number or id.")]
+        | None
+    ) = None
+    tasks: (
+        Annotated[
+            bool,
+            Meta(
+                description="Every task of an array, not the array; so if an array is given. Otherwise the "
+                "array stands for those of its tasks that wait or have ended, also if a state is asked for."
+            ),
+        ]
+        | None
+    ) = None
     limit: Annotated[int, Meta(ge=1, le=limits.PAGE_JOBS_MAX)] = PAGE_DEFAULT
     cursor: Annotated[str, Meta(description="next_cursor of the page before.")] | None = None
 
@@ -73,6 +92,10 @@ class Filters(Struct, frozen=True, array_like=True):
     account: str | None
     labels: tuple[str, ...]
     name: str | None
+    array: int
+    """The number of the array whose tasks are meant, 0 for all jobs."""
+    every_task: bool
+    """Whether no array stands for its tasks."""
 
     @property
     def only_states(self) -> bool:
@@ -88,13 +111,13 @@ class Found(NamedTuple):
 
 async def list_jobs(context: Context, request: web.Request, query: ListQuery) -> web.Response:
     state = context.state
-    filters = filters_of(query)
+    filters = filters_of(query, _array_of(context, query.array))
     below, total = open_cursor(context.cursor_key, filters, query.cursor)
     found = await find(state, filters, query.limit + 1, below, total)
     jobs = found.jobs[: query.limit]
     blobs = await context.blobs_of(job.spec for job in jobs)
     reason = context.reasons(state)
-    rows = await encoded(jobs, lambda job: job_answer(job, hidden_in(job.spec, blobs), reason(job)))
+    rows = await encoded(jobs, lambda job: job_answer(job, state, hidden_in(job.spec, blobs), reason(job)))
     cursor = None
     if len(found.jobs) > query.limit:
         cursor = seal_cursor(context.cursor_key, filters, jobs[-1].number, found.total)
@@ -104,7 +127,19 @@ async def list_jobs(context: Context, request: web.Request, query: ListQuery) ->
 # --- filters ------------------------------------------------------------------------------------------
 
 
-def filters_of(query: ListQuery) -> Filters:
+def _array_of(context: Context, text: str | None) -> int:
+    if text is None:
+        return 0
+    try:
+        job = context.find_job(text)
+    except Problem as problem:
+        raise invalid([Fault(problem.answer.detail, parameter="array")]) from None
+    if not is_array(job):
+        raise invalid([Fault(f"job {name_of(job)} is no array", parameter="array")])
+    return job.number
+
+
+def filters_of(query: ListQuery, array: int) -> Filters:
     return Filters(
         _choices(query.state, _STATES, "state"),
         _choices(query.priority, _PRIORITIES, "priority"),
@@ -112,6 +147,8 @@ def filters_of(query: ListQuery) -> Filters:
         query.account,
         tuple(sorted(set(query.label))),
         query.name,
+        array,
+        bool(array) if query.tasks is None else query.tasks,
     )
 
 
@@ -128,12 +165,15 @@ def _choices(given: list[str], known: dict[str, C], parameter: str) -> tuple[C, 
     return tuple(choice for text, choice in known.items() if text in texts)
 
 
-def matcher(filters: Filters) -> Callable[[Job], bool]:
+def matcher(state: State, filters: Filters) -> Callable[[Job], bool]:
     """A test for one job, made of the filters that are there."""
     tests: list[Callable[[Job], bool]] = []
+    if state.arrays and filters.every_task:
+        tests.append(lambda job: not is_array(job))
+    elif state.arrays:
+        tests.append(lambda job: not job.array or job.state in _SINGLY)
     if filters.states:
-        states = frozenset(filters.states)
-        tests.append(lambda job: job.state in states)
+        tests.append(_state_test(state, frozenset(filters.states)))
     if filters.priorities:
         priorities = frozenset(filters.priorities)
         tests.append(lambda job: job.priority in priorities)
@@ -145,9 +185,24 @@ def matcher(filters: Filters) -> Callable[[Job], bool]:
     if (name := filters.name) is not None:
         tests.append(lambda job: job.spec.job_name == name)
     tests += [_label_test(label) for label in filters.labels]
-    if len(tests) == 1:
+    if len(tests) == 1:  # the usual ones, and they see every job there is
         return tests[0]
     return lambda job: all(test(job) for test in tests)
+
+
+def _state_test(state: State, states: frozenset[JobState]) -> Callable[[Job], bool]:
+    if not state.arrays:
+        return lambda job: job.state in states
+    stood_for = states - _SINGLY
+    arrays = state.arrays
+
+    def test(job: Job) -> bool:
+        if is_array(job):
+            counts = arrays[job.number].counts
+            return any(counts[one] for one in stood_for)
+        return job.state in states
+
+    return test
 
 
 def _label_test(label: str) -> Callable[[Job], bool]:
@@ -165,13 +220,16 @@ async def find(state: State, filters: Filters, limit: int, below: int | None, to
 
     O(jobs) while the total has to be counted, else O(jobs passed).
     """
-    candidates = _candidates(state, filters)
+    candidates, base = _candidates(state, filters)
     if total is None and filters.only_states:
-        total = sum(state.counts[one] for one in filters.states or JobState)
-    matches = matcher(filters)
+        total = _count(state, filters)
+    matches = matcher(state, filters)
     found: list[Job] = []
     matched = 0
-    for end in range(_begin(state, candidates, below, total), 0, -SCAN_SLICE):
+    begin = len(candidates)
+    if base and below is not None and total is not None:
+        begin = min(begin, below - base)
+    for end in range(begin, 0, -SCAN_SLICE):
         some: Iterator[Job] = filter(matches, reversed(candidates[max(0, end - SCAN_SLICE) : end]))
         if total is None:  # count them all, and keep those that fit on the page
             all_of_them = list(some)
@@ -186,18 +244,30 @@ async def find(state: State, filters: Filters, limit: int, below: int | None, to
     return Found(found, matched if total is None else total)
 
 
-def _begin(state: State, candidates: Sequence[Job], below: int | None, total: int | None) -> int:
-    """How many candidates are to be looked at: all that are counted, else those below the cursor."""
-    if below is None or total is None or candidates is not state.numbered:
-        return len(candidates)
-    return min(len(candidates), below - 1)
-
-
-def _candidates(state: State, filters: Filters) -> Sequence[Job]:
-    """The jobs that may match, oldest first."""
+def _candidates(state: State, filters: Filters) -> tuple[Sequence[Job], int]:
+    """The jobs that may match, oldest first, and the number of the first if the others follow it, else 0."""
+    if filters.array:
+        array = state.arrays[filters.array]
+        return state.numbered[array.first - 1 : array.first - 1 + array.total], array.first
     if filters.states and _ALIVE.issuperset(filters.states):
-        return sorted(state.holding.values(), key=lambda job: job.number)
-    return state.numbered
+        return sorted(state.holding.values(), key=lambda job: job.number), 0
+    return state.numbered, 1
+
+
+def _count(state: State, filters: Filters) -> int:
+    """How many jobs match when only states are asked for. O(arrays)."""
+    states = filters.states or tuple(JobState)
+    if filters.array:
+        counts = state.arrays[filters.array].counts
+        return sum(counts[one] for one in states if filters.every_task or one in _SINGLY)
+    total = sum(state.counts[one] for one in states)
+    if filters.every_task:
+        return total
+    stood_for = [one for one in states if one not in _SINGLY]
+    for array in state.arrays.values():
+        tasks = sum(array.counts[one] for one in stood_for)
+        total += (tasks > 0 or not filters.states) - tasks
+    return total
 
 
 # --- the cursor ---------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from aiohttp import hdrs, web
 from msgspec import Meta, Struct
 
 from horizon.api import wire
+from horizon.api.answers import is_array, name_of
 from horizon.api.context import Context
 from horizon.api.problems import Fault, invalid, not_found
 from horizon.core.state import Job
@@ -57,6 +58,12 @@ async def get_logs(context: Context, request: web.Request, query: LogQuery) -> w
 
 
 def _check(job: Job, query: LogQuery) -> None:
+    if is_array(job):
+        assert job.spec.array is not None
+        task = f"{job.number}_{job.spec.array.index_of(0)}"
+        raise not_found(
+            f"job {job.number} is an array and writes nothing itself: name a task, such as {task}"
+        )
     if query.stream not in ("stdout", "stderr"):
         raise invalid([Fault("there are stdout and stderr", parameter="stream")])
     if query.tail is not None and query.offset:
@@ -65,9 +72,9 @@ def _check(job: Job, query: LogQuery) -> None:
     if attempt > job.attempt and (job.state.ended or not query.follow):
         had = f"it had {job.attempt} attempts" if job.attempt else "it was never started"
         more = f"and has ended: {job.state}" if job.state.ended else "so far; follow=1 waits for more"
-        raise not_found(f"job {job.number} has no output of attempt {attempt}: {had} {more}")
+        raise not_found(f"job {name_of(job)} has no output of attempt {attempt}: {had} {more}")
     if attempt == job.attempt and query.rank >= len(job.allocation):
-        raise not_found(f"attempt {attempt} of job {job.number} has no rank {query.rank}")
+        raise not_found(f"attempt {attempt} of job {name_of(job)} has no rank {query.rank}")
 
 
 async def _send(

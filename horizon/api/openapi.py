@@ -20,8 +20,13 @@ _PART: Final = re.compile(r"\{(\w+)(?::[^}]*)?\}")
 
 _UUID: Final = "-".join(f"[0-9a-fA-F]{{{digits}}}" for digits in (8, 4, 4, 4, 12))
 _PATH_PARAMETERS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
-    "id": ("A job: its id, a UUID, or its number.", {"pattern": f"^([0-9]{{1,18}}|{_UUID})$"}),
+    "id": (
+        "A job: its id, a UUID, its number, or for a task of an array ARRAY_INDEX such as 12_7.",
+        {"pattern": f"^([0-9]{{1,18}}(_[0-9]{{1,18}})?|{_UUID})$"},
+    ),
     "name": ("A node.", {}),
+    "uuid": ("A GPU.", {}),
+    "booking": ("A booking: its id, a UUID.", {}),
     "path": ("A share: an account such as research/nlp, or a user below one; slashes as they are.", {}),
 }
 _PROBLEMS: Final = {
@@ -82,7 +87,10 @@ def _operation(route: Route) -> dict[str, Any]:
     if parameters:
         operation["parameters"] = parameters
     if route.body is not None:
-        operation["requestBody"] = {"required": True, "content": _json(route.body.expected)}
+        operation["requestBody"] = {
+            "required": not route.body.optional,
+            "content": _json(route.body.expected),
+        }
     if route.open:
         operation["security"] = []
     return operation
@@ -131,7 +139,7 @@ def _header_parameters(route: Route) -> list[dict[str, Any]]:
     if route.changes:
         key = {"type": "string", "minLength": 1, "maxLength": IDEMPOTENCY_KEY_MAX, "pattern": "^[!-~]+$"}
         headers.append(("Idempotency-Key", "Makes it safe to send this again: it takes effect once.", key))
-    if route.versioned and route.status == 200:
+    if route.versioned and route.conditional and route.status == 200:
         name = "If-Match" if route.changes else "If-None-Match"
         headers.append((name, "An ETag of an earlier answer.", {"type": "string"}))
     return [
@@ -153,7 +161,7 @@ def _responses(route: Route) -> dict[str, Any]:
     if route.versioned:
         success["headers"] = {"ETag": {"schema": {"type": "string"}}}
     responses: dict[str, Any] = {str(route.status): success}
-    if route.versioned and not route.changes:
+    if route.versioned and route.conditional and not route.changes:
         responses["304"] = {"description": "It has not changed"}
     for status in _refusals(route):
         problem = _json(problems.ProblemAnswer, problems.CONTENT_TYPE)

@@ -29,10 +29,16 @@ _JSON_TYPE: Final = re.compile(r'\s*application/json\s*(;\s*charset\s*=\s*"?utf-
 class JsonBody(Generic[T]):
     """A JSON object that a route takes: its type, its greatest size."""
 
-    def __init__(self, expected: type[T], bytes_max: int, names_in: Callable[[T], int]) -> None:
-        """``names_in`` counts the distinct names in all objects of a value, as it was sent."""
+    def __init__(
+        self, expected: type[T], bytes_max: int, names_in: Callable[[T], int], optional: bool = False
+    ) -> None:
+        """``names_in`` counts the distinct names in all objects of a value, as it was sent.
+
+        With ``optional`` a request without a body is like one with an empty object.
+        """
         self.expected = expected
         self.bytes_max = bytes_max
+        self.optional = optional
         self._decode = msgspec.json.Decoder(expected).decode
         self._names_in = names_in
 
@@ -43,6 +49,8 @@ class JsonBody(Generic[T]):
         if content_type != "application/json" and request.body_exists:
             _check_json(content_type)
         body = await _read(request, self.bytes_max)
+        if self.optional and not body:
+            return self.expected(), body
         try:
             value = self._decode(body)
         except msgspec.ValidationError as error:
@@ -96,6 +104,12 @@ async def _read(request: web.Request, bytes_max: int) -> bytes:
         if size > bytes_max:
             raise _too_large(bytes_max)
     return b"".join(pieces)
+
+
+async def refuse_body(request: web.Request, instead: str) -> None:
+    """For routes that take none: what is sent in one would be lost without a word."""
+    if request.can_read_body and await request.read():
+        raise invalid([Fault(f"is not read here: {instead}", pointer="")])
 
 
 def _too_large(bytes_max: int) -> Problem:

@@ -8,7 +8,7 @@ from typing import Any, Final
 from aiohttp import web
 from msgspec import Struct
 
-from horizon.api import cluster, events, health, jobs, listing, logs, shares, wire
+from horizon.api import bookings, cluster, events, health, jobs, listing, logs, policy, shares, why, wire
 from horizon.api.reading import JsonBody, Query
 
 API: Final = "/api/v1"
@@ -36,6 +36,8 @@ class Route(Struct, frozen=True):
     """Problems that can be told of besides those that follow from the fields here."""
     versioned: bool = False
     """Whether the answer has an ETag."""
+    conditional: bool = True
+    """Whether a versioned one can be asked for on condition: ``If-Match``, ``If-None-Match``."""
     open: bool = False
     """Whether it is for everybody, without a token."""
 
@@ -83,7 +85,7 @@ ROUTES: Final = (
         jobs.cancel,
         "Cancel a job",
         wire.JobAnswer,
-        query=_query(jobs.CancelQuery),
+        query=_query(jobs.ReasonQuery),
         refusals=(409, 412),
         versioned=True,
     ),
@@ -96,6 +98,35 @@ ROUTES: Final = (
         body=jobs.CHANGE,
         refusals=(409, 412),
         versioned=True,
+    ),
+    Route(
+        "POST",
+        f"{API}/jobs/{{id:[^/]+}}/requeue",
+        jobs.requeue,
+        "Stop a job's attempt: the job goes back to its place in the queue",
+        wire.JobAnswer,
+        query=_query(jobs.ReasonQuery),
+        refusals=(409, 412),
+        versioned=True,
+    ),
+    Route(
+        "POST",
+        f"{API}/jobs/{{id:[^/]+}}/checkpoint",
+        jobs.checkpoint,
+        "A running job saved its work: a preemption loses only what comes after",
+        wire.JobAnswer,
+        query=_query(jobs.CheckpointQuery),
+        refusals=(409,),
+        versioned=True,
+        conditional=False,
+    ),
+    Route(
+        "GET",
+        f"{API}/jobs/{{id:[^/]+}}/why",
+        why.get_why,
+        "Why a job is where it is, and what would start it",
+        why.WhyAnswer,
+        query=_query(why.WhyQuery),
     ),
     Route("GET", f"{API}/jobs/{{id:[^/]+}}/events", jobs.get_job_events, "A job's history", wire.JobEvents),
     Route(
@@ -118,6 +149,32 @@ ROUTES: Final = (
     Route("GET", f"{API}/nodes", cluster.get_nodes, "List nodes", wire.NodesAnswer),
     Route("GET", f"{API}/nodes/{{name:[^/]+}}", cluster.get_node, "Look at a node", wire.NodeAnswer),
     Route(
+        "POST",
+        f"{API}/nodes/{{name:[^/]+}}/cordon",
+        cluster.cordon,
+        "Start nothing on a node any more",
+        wire.NodeAnswer,
+        body=cluster.CORDON,
+        refusals=(409,),
+    ),
+    Route(
+        "POST",
+        f"{API}/nodes/{{name:[^/]+}}/drain",
+        cluster.drain,
+        "Start nothing on a node any more, and see it emptied",
+        wire.NodeAnswer,
+        body=cluster.DRAIN,
+        refusals=(409,),
+    ),
+    Route(
+        "POST",
+        f"{API}/nodes/{{name:[^/]+}}/resume",
+        cluster.resume,
+        "Let a node take work again",
+        wire.NodeAnswer,
+        refusals=(409,),
+    ),
+    Route(
         "GET",
         f"{API}/gpus",
         cluster.get_gpus,
@@ -125,7 +182,77 @@ ROUTES: Final = (
         wire.GpusAnswer,
         query=_query(cluster.GpuQuery),
     ),
+    Route(
+        "POST",
+        f"{API}/gpus/{{uuid:[^/]+}}/fail",
+        cluster.fail_gpu,
+        "Use a GPU no more",
+        wire.GpuAnswer,
+        body=cluster.DEVICE_FAULT,
+        refusals=(409,),
+    ),
+    Route(
+        "POST",
+        f"{API}/gpus/{{uuid:[^/]+}}/recover",
+        cluster.recover_gpu,
+        "Use a GPU again",
+        wire.GpuAnswer,
+        refusals=(409,),
+    ),
+    Route("GET", f"{API}/bookings", bookings.get_bookings, "List bookings of nodes", wire.BookingsAnswer),
+    Route(
+        "POST",
+        f"{API}/bookings",
+        bookings.make_booking,
+        "Keep nodes free of jobs for a span of time",
+        wire.BookingAnswer,
+        201,
+        body=bookings.BOOKING,
+        refusals=(404, 409),
+    ),
+    Route(
+        "GET",
+        f"{API}/bookings/{{booking:[^/]+}}",
+        bookings.get_booking,
+        "Look at a booking",
+        wire.BookingAnswer,
+    ),
+    Route(
+        "DELETE",
+        f"{API}/bookings/{{booking:[^/]+}}",
+        bookings.end_booking,
+        "Give the nodes of a booking back",
+        wire.BookingAnswer,
+        refusals=(409,),
+    ),
+    Route(
+        "GET",
+        f"{API}/policy",
+        policy.get_policy,
+        "What was chosen of how Horizon decides",
+        wire.PolicyAnswer,
+        versioned=True,
+    ),
+    Route(
+        "PUT",
+        f"{API}/policy",
+        policy.put_policy,
+        "Change the policy: what is left out keeps its value",
+        wire.PolicyAnswer,
+        body=policy.CHANGE,
+        refusals=(412,),
+        versioned=True,
+    ),
     Route("GET", f"{API}/shares", shares.get_shares, "The share tree", wire.SharesAnswer),
+    Route(
+        "GET",
+        f"{API}/shares/compare",
+        shares.compare_shares,
+        "Why one share's jobs go before another's",
+        wire.ComparisonAnswer,
+        query=_query(shares.CompareQuery),
+        refusals=(404,),
+    ),
     Route(
         "GET",
         f"{API}/shares/{{path:.+}}",
@@ -138,9 +265,10 @@ ROUTES: Final = (
         "PUT",
         f"{API}/shares/{{path:.+}}",
         shares.put_share,
-        "Set a share's weight",
+        "Set a share's weight, an account's bounds: what is left out stays as it is",
         wire.ShareAnswer,
-        body=shares.WEIGHT,
+        body=shares.CHANGE,
+        refusals=(409,),
     ),
     Route(
         "GET",

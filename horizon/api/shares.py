@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Final
 
 from aiohttp import web
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct
 
 from horizon.api import wire
-from horizon.api.answers import encode, encoded, json, page
+from horizon.api.answers import answered, encode, encoded, json, page
 from horizon.api.context import Context
 from horizon.api.faults import clipped
 from horizon.api.problems import Fault, invalid, not_found
@@ -17,10 +18,13 @@ from horizon.api.submission import account_fault, name_fault
 from horizon.core import commands as cmd
 from horizon.core import limits
 from horizon.core.decide import Events
-from horizon.core.events import ShareSet
+from horizon.core.events import QuotaSet, ShareSet
+from horizon.core.ledger import Account, account_of, compare, rank_of, ranks
+from horizon.core.policy import UNLIMITED
 from horizon.core.state import COST_PER_GPU, Share, State
+from horizon.service.engine import Render
 
-WEIGHT: Final = JsonBody(wire.ShareChange, limits.JOB_BODY_BYTES_MAX, wire.given)
+CHANGE: Final = JsonBody(wire.ShareChange, limits.JOB_BODY_BYTES_MAX, wire.given)
 _USER: Final = {"user": True, "account": False}
 
 
@@ -37,10 +41,22 @@ class ShareQuery(Struct, frozen=True, forbid_unknown_fields=True):
     ) = None
 
 
+class CompareQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    """Both are required."""
+
+    first: Annotated[str, Meta(min_length=1, description="The path of a share.")] = ""
+    second: Annotated[str, Meta(min_length=1, description="The path of another.")] = ""
+
+
 async def get_shares(context: Context, request: web.Request) -> web.Response:
     state, now_us = context.state, context.now_us()
     shares = state.shares[1:]  # 0 is the root, which is everybody
-    return page("shares", await encoded(shares, lambda share: encode(_answer(state, share, now_us))))
+    rank = ranks(state, now_us)
+
+    def row(share: Share) -> bytes:
+        return encode(_answer(state, account_of(state, share, now_us), rank[share.id]))
+
+    return page("shares", await encoded(shares, row))
 
 
 async def get_share(context: Context, request: web.Request, query: ShareQuery) -> web.Response:
@@ -49,12 +65,46 @@ async def get_share(context: Context, request: web.Request, query: ShareQuery) -
         raise invalid([Fault("there are account and user", parameter="kind")])
     share = _find(context.state, path, None if query.kind is None else _USER[query.kind])
     if share is None:
-        raise not_found(f"there is no share {clipped(path)!r}: nobody has used it or set its weight")
-    return json(encode(_answer(context.state, share, context.now_us())))
+        raise not_found(_unknown(path))
+    return json(encode(_ranked(context.state, share, context.now_us())))
+
+
+async def compare_shares(context: Context, request: web.Request, query: CompareQuery) -> web.Response:
+    state, now_us = context.state, context.now_us()
+    first = _compared(state, "first", query.first)
+    second = _compared(state, "second", query.second)
+    found = compare(state, first, second, now_us)
+    if found is None:
+        detail = f"{first.path} and {second.path} have no turns of their own: one is the other, or part of it"
+        raise invalid([Fault(detail, parameter="second")])
+    answer = wire.ComparisonAnswer(
+        found.parent.path or None,
+        _ranked(state, found.first.share, now_us),
+        _ranked(state, found.second.share, now_us),
+        None if found.ahead is None else found.ahead.share.path,
+        found.sentence,
+    )
+    return json(encode(answer))
+
+
+def _compared(state: State, parameter: str, path: str) -> Share:
+    if not path:
+        raise invalid([Fault("is required: the path of a share", parameter=parameter)])
+    share = _find(state, path, None)
+    if share is None:
+        raise not_found(_unknown(path))
+    return share
+
+
+def _unknown(path: str) -> str:
+    return f"there is no share {clipped(path)!r}: nobody has used it or set its weight"
+
+
+# --- changing -----------------------------------------------------------------------------------------
 
 
 async def put_share(context: Context, request: web.Request) -> web.Response:
-    asked, body = await WEIGHT.read(request)
+    asked, body = await CHANGE.read(request)
     user = None
     if asked.kind:
         if asked.kind not in _USER:
@@ -62,17 +112,36 @@ async def put_share(context: Context, request: web.Request) -> web.Response:
         user = _USER[asked.kind]
     path = request.match_info["path"]
     _check_path(path, user)
+    _check_change(asked, user)
+    if user is None and _find(context.state, path, None) is None:
+        raise not_found(f"{_unknown(path)}; say which kind it is, a user or an account")
+    reply = None
+    for part, command in _commands(path, user, asked):
+        reply = await context.ask(request, body, command, _render(path, user), part=part)
+    assert reply is not None, "a change that changes nothing"
+    return answered(reply)
 
-    def render(state: State, events: Events, now_us: int) -> tuple[int, bytes]:
-        (event,) = events
-        assert isinstance(event, ShareSet)
-        return 200, encode(_foreseen(state, event, now_us))
 
-    reply = await context.ask(request, body, cmd.SetShare(path, asked.weight, user), render)
-    headers = {"Content-Type": "application/json"}
-    if reply.replayed:
-        headers["Idempotency-Replayed"] = "true"
-    return web.Response(body=reply.body, status=reply.status, headers=headers)
+def _commands(
+    path: str, user: bool | None, asked: wire.ShareChange
+) -> Iterator[tuple[str, cmd.SetShare | cmd.SetQuota]]:
+    """What is to be done, the bounds first: they may be refused, and a weight after them is not any more."""
+    weighed = asked.weight is not UNSET
+    if asked.max_gpus is not UNSET or asked.guaranteed_gpus is not UNSET:
+        max_gpus = UNLIMITED if asked.max_gpus is None else asked.max_gpus
+        yield "bounds" if weighed else "", cmd.SetQuota(path, max_gpus, asked.guaranteed_gpus)
+    if asked.weight is not UNSET:
+        yield "", cmd.SetShare(path, asked.weight, user)
+
+
+def _check_change(asked: wire.ShareChange, user: bool | None) -> None:
+    bounds = [name for name in ("max_gpus", "guaranteed_gpus") if getattr(asked, name) is not UNSET]
+    if asked.weight is UNSET and not bounds:
+        raise invalid([Fault("changes nothing: give weight, max_gpus or guaranteed_gpus", pointer="")])
+    if user and bounds:
+        raise invalid(
+            Fault("is for accounts: a user has no bounds of its own", f"/{name}") for name in bounds
+        )
 
 
 def _check_path(path: str, user: bool | None) -> None:
@@ -96,29 +165,54 @@ def _find(state: State, path: str, user: bool | None) -> Share | None:
     return state.users.get((account, user_id)) if user else state.accounts.get(path)
 
 
-def _answer(state: State, share: Share, now_us: int) -> wire.ShareAnswer:
-    queue = state.queue
+def _ranked(state: State, share: Share, now_us: int) -> wire.ShareAnswer:
+    account = account_of(state, share, now_us)
+    return _answer(state, account, rank_of(state, share, account.score, now_us))
+
+
+def _answer(state: State, account: Account, rank: int) -> wire.ShareAnswer:
+    share = account.share
     return wire.ShareAnswer(
         share.path,
         state.shares[share.parent].path or None,
         "user" if share.user else "account",
-        queue.weight(share.id),
-        queue.usage(share.id, now_us) / COST_PER_GPU,
-        queue.effective(share.id, now_us) / COST_PER_GPU,
-        queue.score(share.id, now_us) / COST_PER_GPU,
+        account.weight,
+        rank,
+        account.usage / COST_PER_GPU,
+        account.held / COST_PER_GPU,
+        account.charged_ahead / COST_PER_GPU,
+        account.effective / COST_PER_GPU,
+        account.score / COST_PER_GPU,
         share.gpus_held,
-        queue.waiting_in(share.id),
+        None if share.max_gpus == UNLIMITED else share.max_gpus,
+        share.guaranteed_gpus,
+        state.queue.waiting_in(share.id),
     )
 
 
-def _foreseen(state: State, event: ShareSet, now_us: int) -> wire.ShareAnswer:
-    """The share as it will be once the event is in the log."""
-    share = _find(state, event.path, event.user)
-    if share is not None:
-        answer = _answer(state, share, now_us)
-        answer.weight = event.weight
-        answer.score = answer.effective_gpu_s / event.weight
-        return answer
-    parent = event.path.rpartition("/")[0] or None
-    kind = "user" if event.user else "account"
-    return wire.ShareAnswer(event.path, parent, kind, event.weight, 0.0, 0.0, 0.0, 0, 0)
+def _render(path: str, user: bool | None) -> Render:
+    """The share as it will be once the events are in the log."""
+
+    def render(state: State, events: Events, now_us: int) -> tuple[int, bytes]:
+        kinds = [event.user for event in events if isinstance(event, ShareSet)]
+        share = _find(state, path, kinds[0] if kinds else user)
+        answer = _newcomer(path, any(kinds)) if share is None else _ranked(state, share, now_us)
+        for event in events:
+            if isinstance(event, ShareSet):
+                answer.weight = event.weight
+                answer.score = answer.effective_gpu_s / event.weight
+                if share is not None:
+                    answer.rank = rank_of(state, share, answer.score * COST_PER_GPU, now_us)
+            elif isinstance(event, QuotaSet):
+                answer.max_gpus = None if event.max_gpus == UNLIMITED else event.max_gpus
+                answer.guaranteed_gpus = event.guaranteed_gpus
+        return 200, encode(answer)
+
+    return render
+
+
+def _newcomer(path: str, user: bool) -> wire.ShareAnswer:
+    """A share that nobody has used: nobody goes before it."""
+    parent = path.rpartition("/")[0] or None
+    kind = "user" if user else "account"
+    return wire.ShareAnswer(path, parent, kind, 1, 1, 0.0, 0.0, 0.0, 0.0, 0.0, 0, None, 0, 0)

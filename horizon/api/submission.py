@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import Final
 
-from horizon.api import times, wire
+from horizon.api import arrays, times, wire
 from horizon.api.faults import clipped, pointer
-from horizon.api.problems import Fault, invalid
+from horizon.api.problems import Fault, Problem, invalid
 from horizon.core import limits
 from horizon.core.blobs import digest_of, encode_environment
-from horizon.core.model import JobSpec, Priority
+from horizon.core.model import Array, Dependency, DependencyKind, JobSpec, Priority, StopSignal
+from horizon.core.state import Job
 
 _PRIORITIES: Final = {priority.value: priority for priority in Priority}
+_SIGNALS: Final = {signal.value: signal for signal in StopSignal}
+_KINDS: Final = {kind.value: kind for kind in DependencyKind}
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SALT_BYTES: Final = 16
 
@@ -45,9 +48,14 @@ class Secrets:
         return digest
 
 
-def spec_of(job: wire.Submission, secrets: Secrets, at: str = "") -> JobSpec:
-    """The job that was asked for. ``at`` is the pointer to it. Raises ``Problem`` naming every fault."""
-    faults = tuple(_faults(job, at))
+def spec_of(job: wire.Submission, secrets: Secrets, find_job: Callable[[str], Job], at: str = "") -> JobSpec:
+    """The job that was asked for. ``at`` is the pointer to it. Raises ``Problem`` naming every fault.
+
+    ``find_job`` gives the job of a name, or raises ``Problem``.
+    """
+    faults = list(_faults(job, at))
+    depends_on = _dependencies(job.depends_on, find_job, at + "/depends_on", faults) if job.depends_on else ()
+    array = _array(job.array, at + "/array", faults) if job.array else None
     if faults:
         raise invalid(faults)
     environment, script, command = job.environment, job.script, job.command
@@ -79,6 +87,9 @@ def spec_of(job: wire.Submission, secrets: Secrets, at: str = "") -> JobSpec:
         environment_names=tuple(sorted(environment)) if environment else (),
         environment_digest=secrets.environment(environment) if environment else None,
         script_digest=secrets.script(script) if script else None,
+        stop_signal=_SIGNALS[job.stop_signal.upper()] if job.stop_signal else StopSignal.SIGTERM,
+        depends_on=depends_on,
+        array=array,
     )
 
 
@@ -95,8 +106,49 @@ def priority_of(text: str, at: str) -> Priority:
 
 
 def _no_priority(text: str, at: str) -> Fault:
-    allowed = ", ".join(priority.value for priority in Priority)
-    return Fault(f"there is no priority {clipped(text)!r}; there are {allowed}", at)
+    return _not_among("priority", text, _PRIORITIES, at)
+
+
+def _not_among(what: str, text: str, allowed: Iterable[str], at: str) -> Fault:
+    return Fault(f"there is no {what} {clipped(text)!r}; there are {', '.join(allowed)}", at)
+
+
+# --- arrays and dependencies --------------------------------------------------------------------------
+
+
+def _array(text: str, at: str, faults: list[Fault]) -> Array | None:
+    try:
+        return arrays.parse(text)
+    except ValueError as error:
+        faults.append(Fault(str(error), at))
+        return None
+
+
+def _dependencies(
+    asked: list[wire.DependencyAsked | str],
+    find_job: Callable[[str], Job],
+    at: str,
+    faults: list[Fault],
+) -> tuple[Dependency, ...]:
+    """Each once, by the job's id, whatever it was called."""
+    found: dict[Dependency, None] = {}
+    for index, one in enumerate(asked):
+        where = f"{at}/{index}"
+        if isinstance(one, str):
+            kind, colon, name = one.partition(":")
+            if not colon:
+                faults.append(Fault(f"{clipped(one)!r} is no KIND:JOB such as after_ok:12", where))
+                continue
+        else:
+            kind, name = one.kind or DependencyKind.AFTER_OK, str(one.job)
+        if kind not in _KINDS:
+            faults.append(_not_among("kind of dependency", kind, _KINDS, where))
+            continue
+        try:
+            found[Dependency(find_job(name).id, _KINDS[kind])] = None
+        except Problem as problem:
+            faults.append(Fault(problem.answer.detail, where))
+    return tuple(found)
 
 
 # --- what msgspec cannot check ------------------------------------------------------------------------
@@ -111,6 +163,8 @@ def _faults(job: wire.Submission, at: str) -> Iterator[Fault]:
         yield Fault(fault, at + "/gpu_type")
     if job.priority and job.priority.title() not in _PRIORITIES:
         yield _no_priority(job.priority, at + "/priority")
+    if job.stop_signal and job.stop_signal.upper() not in _SIGNALS:
+        yield _not_among("signal", job.stop_signal, _SIGNALS, at + "/stop_signal")
     if isinstance(job.command, list):
         yield from _argument_faults(job.command, at + "/command")
     elif job.command and len(job.command) * 4 > limits.COMMAND_BYTES_MAX:
@@ -124,7 +178,7 @@ def _faults(job: wire.Submission, at: str) -> Iterator[Fault]:
     if job.environment:
         yield from _environment_faults(job.environment, at + "/environment")
     if job.begin_at and not 0 < times.microseconds(job.begin_at) <= times.LAST_US:
-        yield Fault("must be after 1970 and before the year 10000, in UTC", at + "/begin_at")
+        yield Fault(times.OUT_OF_RANGE, at + "/begin_at")
 
 
 @lru_cache(maxsize=4_096)

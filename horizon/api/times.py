@@ -7,10 +7,13 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Final
 
+from horizon.api.problems import Fault, invalid
+
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 LAST_US: Final = (datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC) - _EPOCH) // _MICROSECOND
 """The last moment that RFC 3339 can write."""
+OUT_OF_RANGE: Final = "must be after 1970 and before the year 10000, in UTC"
 
 
 @lru_cache(maxsize=4_096)
@@ -33,3 +36,11 @@ def rfc3339_or_null(us: int) -> str | None:
 def microseconds(moment: datetime) -> int:
     """Microseconds since 1970 UTC of a moment with an offset; exact."""
     return (moment - _EPOCH) // _MICROSECOND
+
+
+def checked(moment: datetime, at: str) -> int:
+    """The same, for a moment that was asked for at this pointer. Raises ``Problem``."""
+    us = microseconds(moment)
+    if not 0 < us <= LAST_US:
+        raise invalid([Fault(OUT_OF_RANGE, at)])
+    return us

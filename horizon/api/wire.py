@@ -12,14 +12,18 @@ from typing import Annotated, Final
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from msgspec.structs import astuple
 
+from horizon.api import arrays
 from horizon.core import limits
-from horizon.core.model import AllocationState, JobState, Priority
+from horizon.core.model import AllocationState, DependencyKind, JobState, Priority, StopSignal
+from horizon.core.policy import Order, Policy
 
 ACCOUNT_LENGTH_MAX: Final = limits.ACCOUNT_DEPTH_MAX * (limits.NAME_LENGTH_MAX + 1) - 1
 MEMORY_GB_MAX: Final = limits.MEMORY_MIB_MAX // 1024
 SIGNED_64_MAX: Final = (1 << 63) - 1
 
 _PRIORITIES: Final = [priority.value for priority in Priority]
+_SIGNALS: Final = [signal.value for signal in StopSignal]
+_DEPENDENCY_KINDS: Final = [kind.value for kind in DependencyKind]
 _NAME: Final = r"^[^/\u0000-\u001f\u007f-\u009f]+$"
 
 Moment = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
@@ -47,10 +51,35 @@ MemoryGb = Annotated[float, Meta(ge=0, le=MEMORY_GB_MAX)]
 PriorityText = Annotated[
     str, Meta(max_length=16, description="In any case.", extra_json_schema={"enum": _PRIORITIES})
 ]
+JobName = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=64,
+        description="A job: its id, its number, or for a task of an array ARRAY_INDEX such as 12_7.",
+    ),
+]
 Optional = UnsetType | None
 
 
-# --- asked --------------------------------------------------------------------------------------------
+# --- asked: jobs --------------------------------------------------------------------------------------
+
+
+class DependencyAsked(Struct, forbid_unknown_fields=True):
+    """What must become of another job before this one may start."""
+
+    job: JobName | Annotated[int, Meta(ge=1)]
+    kind: (
+        Annotated[
+            str,
+            Meta(
+                max_length=16,
+                description="after_ok when not given.",
+                extra_json_schema={"enum": _DEPENDENCY_KINDS},
+            ),
+        ]
+        | Optional
+    ) = UNSET
 
 
 class Submission(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -97,8 +126,40 @@ class Submission(Struct, forbid_unknown_fields=True, kw_only=True):
         Annotated[int, Meta(ge=0, le=limits.GRACE_PERIOD_S_MAX, description="From SIGTERM to SIGKILL.")]
         | Optional
     ) = UNSET
+    stop_signal: (
+        Annotated[
+            str,
+            Meta(
+                max_length=16,
+                description="What its processes are sent first when it is stopped; SIGTERM when not given.",
+                extra_json_schema={"enum": _SIGNALS},
+            ),
+        ]
+        | Optional
+    ) = UNSET
     max_retries: Annotated[int, Meta(ge=0, le=limits.RETRIES_MAX)] | Optional = UNSET
-    preemptible: bool | Optional = UNSET
+    preemptible: Annotated[bool, Meta(description="It may be stopped so that others start.")] | Optional = (
+        UNSET
+    )
+    depends_on: (
+        Annotated[
+            list[DependencyAsked | Annotated[str, Meta(max_length=80, description="KIND:JOB: after_ok:12.")]],
+            Meta(max_length=limits.DEPENDENCIES_MAX, description="It may start once all of these hold."),
+        ]
+        | Optional
+    ) = UNSET
+    array: (
+        Annotated[
+            str,
+            Meta(
+                min_length=1,
+                max_length=arrays.TEXT_LENGTH_MAX,
+                description="Not one job but one for each index, all alike: 0-99, 1,3,5-9, 0-99:2; with "
+                "%10 at the end at most 10 hold resources at once.",
+            ),
+        ]
+        | Optional
+    ) = UNSET
     begin_at: (
         Annotated[datetime, Meta(tz=True, description="Not started before; with an offset.")] | Optional
     ) = UNSET
@@ -122,10 +183,30 @@ class Change(Struct, forbid_unknown_fields=True):
     hold: bool | UnsetType = UNSET
 
 
-class ShareChange(Struct, forbid_unknown_fields=True):
-    """A share's weight among its siblings."""
+# --- asked: the cluster -------------------------------------------------------------------------------
 
-    weight: Annotated[int, Meta(ge=1, le=limits.WEIGHT_MAX)]
+
+class ShareChange(Struct, forbid_unknown_fields=True):
+    """A share's weight among its siblings, an account's bounds; what is left out stays as it is."""
+
+    weight: Annotated[int, Meta(ge=1, le=limits.WEIGHT_MAX)] | UnsetType = UNSET
+    max_gpus: (
+        Annotated[
+            int, Meta(ge=0, le=limits.GPU_COUNT_MAX, description="It never holds more; null for no bound.")
+        ]
+        | Optional
+    ) = UNSET
+    guaranteed_gpus: (
+        Annotated[
+            int,
+            Meta(
+                ge=0,
+                le=limits.GPU_COUNT_MAX,
+                description="While it holds less, it may reclaim from accounts that hold more than theirs.",
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
     kind: (
         Annotated[
             str,
@@ -133,6 +214,62 @@ class ShareChange(Struct, forbid_unknown_fields=True):
         ]
         | Optional
     ) = UNSET
+
+
+class PolicyChange(Struct, forbid_unknown_fields=True):
+    """Choices of the policy, each whole; what is left out, or null, keeps its value."""
+
+    order: Order | Optional = UNSET
+    strict: bool | Optional = UNSET
+    reservation_depth: int | Optional = UNSET
+    examined_max: int | Optional = UNSET
+    assumed_time_limit_s: int | Optional = UNSET
+    half_life_s: int | Optional = UNSET
+    charge_ahead_s: int | Optional = UNSET
+    gpu_cost: dict[Name, int] | Optional = UNSET
+    cores_per_gpu: int | Optional = UNSET
+    memory_gb_per_gpu: int | Optional = UNSET
+    preemption: bool | Optional = UNSET
+    min_runtime_s: int | Optional = UNSET
+    preemption_searches_max: int | Optional = UNSET
+    retry_backoff_s: int | Optional = UNSET
+    retry_backoff_max_s: int | Optional = UNSET
+    topology_labels: list[Name] | Optional = UNSET
+
+
+class Cordon(Struct, forbid_unknown_fields=True):
+    """Why a node is to take no new work."""
+
+    reason: Text | Optional = UNSET
+
+
+class Drain(Struct, forbid_unknown_fields=True):
+    """Why a node is to be emptied, and by when: without a deadline what runs there may run to its end."""
+
+    reason: Text | Optional = UNSET
+    deadline_s: (
+        Annotated[int, Meta(ge=0, le=limits.TIME_LIMIT_S_MAX, description="This long from now.")] | Optional
+    ) = UNSET
+    deadline_at: (
+        Annotated[datetime, Meta(tz=True, description="With an offset; not with deadline_s.")] | Optional
+    ) = UNSET
+
+
+class DeviceFault(Struct, forbid_unknown_fields=True):
+    """Why a GPU is not to be used."""
+
+    reason: Text | Optional = UNSET
+
+
+class BookingAsked(Struct, forbid_unknown_fields=True):
+    """Nodes to be kept free of jobs for a span of time."""
+
+    nodes: Annotated[list[Name], Meta(min_length=1, max_length=limits.BOOKING_NODES_MAX)]
+    end_at: Annotated[datetime, Meta(tz=True, description="With an offset.")]
+    start_at: (
+        Annotated[datetime, Meta(tz=True, description="With an offset; now when not given.")] | Optional
+    ) = UNSET
+    reason: Text | Optional = UNSET
 
 
 def given(request: Struct) -> int:
@@ -143,11 +280,18 @@ def given(request: Struct) -> int:
 
 def names_in_submission(job: Submission) -> int:
     """Distinct names in all objects of a submission."""
-    return given(job) + len(job.environment or ()) + len(job.labels or ()) + len(job.constraints or ())
+    names = given(job) + len(job.environment or ()) + len(job.labels or ()) + len(job.constraints or ())
+    if job.depends_on:
+        names += sum(given(one) for one in job.depends_on if not isinstance(one, str))
+    return names
 
 
 def names_in_batch(batch: Batch) -> int:
     return 1 + sum(map(names_in_submission, batch.jobs))
+
+
+def names_in_policy(policy: PolicyChange) -> int:
+    return given(policy) + len(policy.gpu_cost or ())
 
 
 # --- answered: jobs -----------------------------------------------------------------------------------
@@ -160,6 +304,33 @@ class Resources(Struct, gc=False):
     gpu_type: str | None
     cpu_cores: int
     memory_gb: float
+
+
+class DependencyAnswer(Struct, gc=False):
+    """What must become of another job."""
+
+    job: JobId
+    number: int
+    kind: DependencyKind
+
+
+class TaskCounts(Struct, gc=False):
+    """How many tasks an array has, and how many of them are in each state."""
+
+    total: int
+    queued: int
+    scheduled: int
+    running: int
+    preempted: int
+    completed: int
+    failed: int
+    cancelled: int
+
+
+ArrayNumber = Annotated[
+    int | None, Meta(description="Of a task: its array. It is named ARRAY_INDEX, such as 12_7.")
+]
+ArrayIndex = Annotated[int | None, Meta(description="Of a task: its index in the array.")]
 
 
 class JobAnswer(Struct, gc=False):
@@ -187,8 +358,14 @@ class JobAnswer(Struct, gc=False):
     priority: Priority
     time_limit_s: int | None
     grace_period_s: int
+    stop_signal: StopSignal
     max_retries: int
     preemptible: bool
+    depends_on: list[DependencyAnswer]
+    array: Annotated[str | None, Meta(description="Of an array, which itself never runs: its indices.")]
+    array_number: ArrayNumber
+    array_index: ArrayIndex
+    tasks: Annotated[TaskCounts | None, Meta(description="Of an array.")]
     begin_at: Moment | None
     hold: bool
     labels: dict[str, str]
@@ -202,6 +379,11 @@ class JobAnswer(Struct, gc=False):
     signal: int | None
     attempt: Annotated[int, Meta(description="The last one; 0 before the first.")]
     retries_used: int
+    preempted: Annotated[int, Meta(description="How often it has been.")]
+    lost_gpu_s: Annotated[float, Meta(description="Work lost by its preemptions.")]
+    predicted_start: Annotated[
+        Moment | None, Meta(description="When it was first planned to start, since it last began to wait.")
+    ]
     node_ids: Annotated[list[str], Meta(description="By rank: what it holds now, or held last.")]
     gpu_ids: list[str]
     allocation_state: AllocationState | None
@@ -287,6 +469,8 @@ class Waiting(Struct):
     position: int
     number: int
     id: JobId
+    array_number: ArrayNumber
+    array_index: ArrayIndex
     user_id: str
     account: str
     job_name: str
@@ -303,22 +487,31 @@ class OrderAnswer(Struct):
 
 
 class GpuCounts(Struct):
+    """GPUs by state. A failed one is counted as failed even while a job still has it."""
+
     total: int
     free: int
     held: int
     releasing: int
+    failed: int
 
 
-NodeState = Annotated[str, Meta(extra_json_schema={"enum": ["up", "lost"]})]
-GpuState = Annotated[str, Meta(extra_json_schema={"enum": ["free", "held", "releasing", "lost"]})]
+NodeState = Annotated[
+    str, Meta(extra_json_schema={"enum": ["up", "cordoned", "draining", "drained", "lost"]})
+]
+GpuState = Annotated[str, Meta(extra_json_schema={"enum": ["free", "held", "releasing", "failed", "lost"]})]
 
 
 class NodeAnswer(Struct):
     """A machine, and how much of it is held."""
 
     name: str
-    state: NodeState
-    reason: str | None
+    state: Annotated[
+        NodeState, Meta(description="Drained: it was to be emptied, and nothing is held there any more.")
+    ]
+    reason: Annotated[str | None, Meta(description="Why it is lost, or takes no new work.")]
+    by: Annotated[str | None, Meta(description="Who cordoned or drained it.")]
+    drain_by: Annotated[Moment | None, Meta(description="What still runs there then goes back to the queue.")]
     simulated: bool
     labels: dict[str, str]
     gpu_types: list[str]
@@ -340,6 +533,8 @@ class Holder(Struct):
 
     id: JobId
     number: int
+    array_number: ArrayNumber
+    array_index: ArrayIndex
     user_id: str
 
 
@@ -351,7 +546,14 @@ class GpuAnswer(Struct):
     index: int
     gpu_type: str
     memory_gb: float
+    link_group: Annotated[
+        int | None,
+        Meta(description="Those of a node with the same reach each other over NVLink or NVSwitch."),
+    ]
+    numa_node: Annotated[int | None, Meta(description="Null when it is not known.")]
+    pcie_root: Annotated[str | None, Meta(description="The PCIe root port or switch above it.")]
     state: GpuState
+    reason: Annotated[str | None, Meta(description="Why it is not to be used.")]
     job: Holder | None
 
 
@@ -366,10 +568,19 @@ class ShareAnswer(Struct):
     parent: Annotated[str | None, Meta(description="Null at the top.")]
     kind: Annotated[str, Meta(extra_json_schema={"enum": ["account", "user"]})]
     weight: int
+    rank: Annotated[
+        int, Meta(description="Among its siblings: 1 goes first; those of one score have one rank.")
+    ]
     usage_gpu_s: float
-    effective_gpu_s: Annotated[float, Meta(description="Usage, and what is held now charged ahead.")]
+    held_gpu: Annotated[float, Meta(description="What is held now, by what it costs, in GPUs.")]
+    charged_ahead_gpu_s: Annotated[
+        float, Meta(description="What is held now, for as long as the policy charges ahead.")
+    ]
+    effective_gpu_s: Annotated[float, Meta(description="Usage, and what is charged ahead.")]
     score: Annotated[float, Meta(description="Effective usage over weight: the smallest goes first.")]
-    gpus_held: int
+    gpus_held: Annotated[int, Meta(description="Whole GPUs, whatever they cost.")]
+    max_gpus: Annotated[int | None, Meta(description="It never holds more; null for no bound.")]
+    guaranteed_gpus: int
     waiting: int
 
 
@@ -377,6 +588,42 @@ class SharesAnswer(Struct):
     """The share tree, parents before children."""
 
     shares: list[ShareAnswer]
+
+
+class ComparisonAnswer(Struct):
+    """Two shares side by side where their ways through the tree part."""
+
+    parent: Annotated[str | None, Meta(description="The share below which they part; null at the top.")]
+    first: ShareAnswer
+    second: ShareAnswer
+    ahead: Annotated[
+        str | None, Meta(description="Whose jobs go first; null when the shares do not decide it.")
+    ]
+    why: str
+
+
+class BookingAnswer(Struct):
+    """Nodes that are kept free of jobs for a span of time."""
+
+    id: JobId
+    nodes: list[str]
+    start_at: Moment
+    end_at: Moment
+    by: str
+    reason: str
+
+
+class BookingsAnswer(Struct):
+    """Bookings that are not over, in the order in which they were made."""
+
+    bookings: list[BookingAnswer]
+
+
+class PolicyAnswer(Struct):
+    """What an operator chose of how Horizon decides."""
+
+    version: Annotated[int, Meta(description="Every cycle names the one it ran under; also the ETag.")]
+    policy: Policy
 
 
 # --- answered: health ---------------------------------------------------------------------------------

@@ -1,8 +1,7 @@
-"""``ps``, ``show``, ``logs``, ``cancel``, ``hold`` and ``release``: looking at jobs and changing them."""
+"""``ps``, ``show``, ``logs``, and ``cancel`` and its like: looking at jobs and changing them."""
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Callable, Iterable
@@ -10,9 +9,7 @@ from typing import Any, Final
 
 import click
 
-from horizon.cli import exits
 from horizon.cli.client import Client
-from horizon.cli.exits import CliError
 from horizon.cli.output import (
     Column,
     json_option,
@@ -24,10 +21,12 @@ from horizon.cli.output import (
     since,
     state_style,
 )
-from horizon.cli.session import Job, client_of, get_job, job_path, pages
+from horizon.cli.session import Job, client_of, for_each, get_job, job_path, name_of, pages
 from horizon.cli.values import ACTIVE_STATES, PAIR, PRIORITIES, STATES
 
 PAGE_JOBS_MAX: Final = 1_000
+INDICES_SHOWN: Final = 20
+"""Characters of an array's indices in a table; `show` has all of them."""
 
 _COLUMNS: Final = (
     Column("JOB", right=True),
@@ -51,6 +50,8 @@ _COLUMNS: Final = (
 @click.option("--priority", type=click.Choice(PRIORITIES, case_sensitive=False), multiple=True)
 @click.option("--name", metavar="TEXT", help="Only of this name.")
 @click.option("--label", "labels", type=PAIR, multiple=True, metavar="K=V", help="Only so labelled.")
+@click.option("--array", metavar="JOB", help="Only the tasks of this array.")
+@click.option("--tasks", is_flag=True, help="Every task of an array in a line of its own.")
 @click.option("--all", "-a", "everything", is_flag=True, help="Those that have ended too.")
 @click.option(
     "--limit", type=click.IntRange(1), default=100, show_default=True, metavar="N", help="At most this many."
@@ -65,13 +66,16 @@ def ps(
     priority: tuple[str, ...],
     name: str | None,
     labels: tuple[tuple[str, str], ...],
+    array: str | None,
+    tasks: bool,
     everything: bool,
     limit: int,
     as_json: bool,
 ) -> None:
     """List jobs of everyone, those that have not ended unless --all or --state says otherwise.
 
-    TIME is how long a job has waited, has run, or ran.
+    TIME is how long a job has waited, has run, or ran. The tasks of an array that wait, and those that have
+    ended, are one line; --tasks or --array lists each of them.
     """
     query = {
         "state": list(state) or ([] if everything else list(ACTIVE_STATES)),
@@ -80,6 +84,8 @@ def ps(
         "priority": list(priority),
         "name": name,
         "label": [f"{key}={value}" for key, value in labels],
+        "array": array,
+        "tasks": 1 if tasks else None,
     }
     jobs: list[Job] = []
     total, cursor = 0, None
@@ -98,7 +104,7 @@ def ps(
 
 def _row(job: Job) -> tuple[Any, ...]:
     return (
-        job["number"],
+        name_of(job) if job["tasks"] is None else _array_name(job),
         job["job_name"],
         job["user_id"],
         job["state"],
@@ -106,8 +112,26 @@ def _row(job: Job) -> tuple[Any, ...]:
         job["resources"]["gpu_count"],
         _age(job),
         ",".join(job["node_ids"] or ()),
-        job["reason"],
+        job["reason"] if job["tasks"] is None else _array_reason(job),
     )
+
+
+def _array_name(job: Job) -> str:
+    indices = job["array"]
+    if len(indices) > INDICES_SHOWN:
+        indices = indices[: INDICES_SHOWN - 1] + "…"
+    return f"{job['number']}_[{indices}]"
+
+
+def _array_reason(job: Job) -> str:
+    """How many of its tasks are where, and what keeps those that wait."""
+    counts = _task_counts(job["tasks"])
+    return f"{counts}: {job['reason']}" if job["reason"] and job["tasks"]["queued"] else counts
+
+
+def _task_counts(tasks: dict[str, int]) -> str:
+    parts = [f"{count} {state}" for state, count in tasks.items() if count and state != "total"]
+    return f"{tasks['total']} tasks, {', '.join(parts)}"
 
 
 def _age(job: Job) -> str | None:
@@ -131,7 +155,8 @@ def show(ctx: click.Context, job: str, as_json: bool) -> None:
 
 def _fields(job: Job) -> Iterable[tuple[str, Any]]:
     wanted = job["resources"]
-    yield "job", f"{job['number']}  {job['id']}"
+    number = "" if job["array_number"] is None else f"  (number {job['number']})"
+    yield "job", f"{name_of(job)}  {job['id']}{number}"
     yield "name", job["job_name"]
     yield "state", job["state"]
     yield "reason", job["reason"]
@@ -145,19 +170,33 @@ def _fields(job: Job) -> Iterable[tuple[str, Any]]:
     yield "memory", f"{wanted['memory_gb']:g} GB" if wanted["memory_gb"] else None
     yield "nodes", job.get("nodes")
     yield "constraints", _pairs(job.get("constraints"))
+    yield "array", job["array"]
+    yield "tasks", _task_counts(job["tasks"]) if job["tasks"] else None
+    yield "depends on", ", ".join(f"{one['kind']} of job {one['number']}" for one in job["depends_on"])
+    yield "preemptible", "yes" if job["preemptible"] else None
+    yield "stop signal", job["stop_signal"] if job["stop_signal"] != "SIGTERM" else None
     yield "time limit", show_duration(job["time_limit_s"]) if job.get("time_limit_s") else None
     yield "labels", _pairs(job.get("labels"))
     yield "comment", job.get("comment")
     yield "submitted", show_time(job["created_at"])
     yield "begins", show_time(job.get("begin_at"))
+    yield "planned start", show_time(job["predicted_start"])
     yield "scheduled", show_time(job["scheduled_at"])
     yield "started", show_time(job["started_at"])
     yield "ended", show_time(job["completed_at"])
     yield "took", since(job["started_at"], job["completed_at"]) if job["started_at"] else None
     yield "exit code", job["exit_code"]
     yield "attempt", job["attempt"] or None
+    yield "preempted", _preempted(job)
     yield "on nodes", ", ".join(job["node_ids"] or ())
     yield "on GPUs", ", ".join(job["gpu_ids"] or ())
+
+
+def _preempted(job: Job) -> str | None:
+    if not job["preempted"]:
+        return None
+    times = "once" if job["preempted"] == 1 else f"{job['preempted']} times"
+    return f"{times}, {show_duration(job['lost_gpu_s'])} of a GPU's work lost"
 
 
 def _gpus(job: Job, wanted: dict[str, Any]) -> str:
@@ -205,15 +244,43 @@ def logs(
 @json_option
 @click.pass_context
 def cancel(ctx: click.Context, jobs: tuple[str, ...], reason: str | None, as_json: bool) -> int:
-    """Cancel jobs: one that waits never starts, one that runs is stopped."""
-    query = {"reason": reason}
-    return _for_each(
-        ctx,
-        jobs,
-        lambda client, job: client.change("DELETE", job_path(job), query=query),
-        "cancelled",
-        as_json,
-    )
+    """Cancel jobs: one that waits never starts, one that runs is stopped. Of an array, all its tasks."""
+
+    def change(client: Client, job: str) -> bytes:
+        return client.change("DELETE", job_path(job), query={"reason": reason})
+
+    return for_each(ctx, jobs, change, _saying("cancelled"), as_json)
+
+
+@click.command(short_help="Stop jobs and put them back into the queue.")
+@click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
+@click.option("--reason", metavar="TEXT", help="Why, for the record.")
+@json_option
+@click.pass_context
+def requeue(ctx: click.Context, jobs: tuple[str, ...], reason: str | None, as_json: bool) -> int:
+    """Stop running jobs; they go back to their places in the queue. It spends none of their retries."""
+
+    def change(client: Client, job: str) -> bytes:
+        return client.change("POST", job_path(job, "requeue"), query={"reason": reason})
+
+    return for_each(ctx, jobs, change, _saying("goes back to the queue"), as_json)
+
+
+@click.command(short_help="Record that a running job has saved its work.")
+@click.argument("job")
+@click.option("--attempt", type=click.IntRange(1), metavar="N", help="This attempt did.  [the one that runs]")
+@json_option
+@click.pass_context
+def checkpoint(ctx: click.Context, job: str, attempt: int | None, as_json: bool) -> int:
+    """Record that a running job has saved its work: a preemption loses only what it does from now on.
+
+    Jobs that would lose least are stopped first when others need room.
+    """
+
+    def change(client: Client, job: str) -> bytes:
+        return client.change("POST", job_path(job, "checkpoint"), query={"attempt": attempt})
+
+    return for_each(ctx, (job,), change, _saying("has saved its work"), as_json)
 
 
 @click.command(short_help="Keep waiting jobs from starting until they are released.")
@@ -222,9 +289,7 @@ def cancel(ctx: click.Context, jobs: tuple[str, ...], reason: str | None, as_jso
 @click.pass_context
 def hold(ctx: click.Context, jobs: tuple[str, ...], as_json: bool) -> int:
     """Keep waiting jobs from starting until they are released."""
-    return _for_each(
-        ctx, jobs, lambda client, job: client.change("PATCH", job_path(job), {"hold": True}), "held", as_json
-    )
+    return for_each(ctx, jobs, _set_hold(True), _saying("held"), as_json)
 
 
 @click.command(short_help="Let held jobs start when their turn comes.")
@@ -233,33 +298,12 @@ def hold(ctx: click.Context, jobs: tuple[str, ...], as_json: bool) -> int:
 @click.pass_context
 def release(ctx: click.Context, jobs: tuple[str, ...], as_json: bool) -> int:
     """Let held jobs start when their turn comes."""
-    return _for_each(
-        ctx,
-        jobs,
-        lambda client, job: client.change("PATCH", job_path(job), {"hold": False}),
-        "released",
-        as_json,
-    )
+    return for_each(ctx, jobs, _set_hold(False), _saying("released"), as_json)
 
 
-def _for_each(
-    ctx: click.Context,
-    jobs: tuple[str, ...],
-    change: Callable[[Client, str], bytes],
-    done: str,
-    as_json: bool,
-) -> int:
-    """Change every job that can be changed; say which could not, and end with the first one's exit code."""
-    client = client_of(ctx)
-    code = exits.OK
-    for job in dict.fromkeys(jobs):
-        try:
-            body = change(client, job)
-        except CliError as error:
-            if len(jobs) == 1 or error.exit_code == exits.UNREACHABLE:
-                raise
-            click.echo(f"horizon: {job}: {error}", err=True)
-            code = code or error.exit_code
-        else:
-            print_json(body) if as_json else click.echo(f"job {json.loads(body)['number']} {done}")
-    return code
+def _set_hold(hold: bool) -> Callable[[Client, str], bytes]:
+    return lambda client, job: client.change("PATCH", job_path(job), {"hold": hold})
+
+
+def _saying(done: str) -> Callable[[Job], str]:
+    return lambda job: f"job {name_of(job)} {done}"

@@ -49,6 +49,8 @@ class Settings(NamedTuple):
     """None for an embedded Postgres under the data directory."""
     simulate_gpus: str | None = None
     no_gpus: bool = False
+    labels: dict[str, str] = {}  # noqa: RUF012 - nobody changes it
+    """Of this machine's node; those of pretended ones are in ``simulate_gpus``."""
 
 
 class Scheduler:
@@ -139,7 +141,8 @@ def find_inventories(settings: Settings) -> tuple[Inventory, ...]:
     try:
         if settings.simulate_gpus:
             return simulated(settings.simulate_gpus)
-        return (without_gpus() if settings.no_gpus else discover(),)
+        labels = settings.labels
+        return (without_gpus(labels) if settings.no_gpus else discover(labels),)
     except BadSimulationSpec as error:
         raise CliError(str(error), USAGE) from error
     except InventoryError as error:

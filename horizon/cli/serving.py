@@ -13,6 +13,7 @@ import click
 import horizon
 from horizon.cli import exits, lock, places
 from horizon.cli.exits import CliError
+from horizon.cli.values import PAIR
 
 if TYPE_CHECKING:
     from horizon.cli.server import Scheduler, Settings
@@ -31,9 +32,14 @@ def _server_options(default_host: str) -> Callable[[Callable[..., Any]], Callabl
         ),
         click.option(
             "--simulate-gpus", metavar="SPEC", envvar="HORIZON_SIMULATE_GPUS",
-            help="Pretend GPUs with real processes, such as 8xH100, or 2*8xH100,4xA100 for three nodes.",
+            help="Pretend GPUs with real processes, such as 8xH100, or 2*8xH100@rack=r1,4xA100 for three "
+            "nodes, two of them labelled.",
         ),
         click.option("--no-gpus", is_flag=True, help="Use no GPU: this machine takes CPU jobs only."),
+        click.option(
+            "--label", "labels", type=PAIR, multiple=True, metavar="K=V",
+            help="A label of this machine, such as rack=r2: for --constraint, and to keep gangs together.",
+        ),
     )  # fmt: skip
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -120,9 +126,14 @@ def _run(directory: Path, database_url: str | None, token: Callable[[], str], ch
 
     if choices["simulate_gpus"] and choices["no_gpus"]:
         raise click.UsageError("--simulate-gpus and --no-gpus exclude each other")
+    labels = dict(choices.pop("labels"))
+    if labels and choices["simulate_gpus"]:
+        raise click.UsageError("--label is for this machine; a pretended node's stands behind it: 8xH100@K=V")
     configure_logging()
     with lock.hold(directory):
-        settings = Settings(data_dir=directory, token=token(), database_url=database_url, **choices)
+        settings = Settings(
+            data_dir=directory, token=token(), database_url=database_url, labels=labels, **choices
+        )
         if not is_loopback(settings.host):
             click.echo(
                 f"warning: {settings.host} can be reached from other machines, and tokens and jobs travel in "

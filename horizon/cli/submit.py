@@ -15,7 +15,7 @@ from horizon.cli.client import Client, Refused
 from horizon.cli.exits import CliError
 from horizon.cli.output import json_option, print_json
 from horizon.cli.session import client_of
-from horizon.cli.values import DURATION, MEMORY, MOMENT, PAIR, PRIORITIES
+from horizon.cli.values import DEPENDENCY_KINDS, DURATION, MEMORY, MOMENT, PAIR, PRIORITIES, SIGNAL
 
 HELP: Final = """Submit a job: a command after --, or a script.
 
@@ -24,6 +24,11 @@ HELP: Final = """Submit a job: a command after --, or a script.
   horizon submit --gpus 2 -- 'nvidia-smi; python train.py > out.txt'
   horizon submit --gpus 2 train.sh
   horizon submit --gpus 2 - <<< $'#!/bin/sh\\npython train.py'
+
+With --array one submission is many jobs, alike but for HORIZON_ARRAY_INDEX in their environment:
+
+\b
+  horizon submit --array 0-99%10 -- 'python train.py --seed $HORIZON_ARRAY_INDEX'
 
 What stands after -- is run as it is, without a shell. One argument with a space in it cannot be a program
 with its arguments, so it is taken for a line of shell and run by /bin/sh -c. A script is a file that begins
@@ -48,7 +53,10 @@ _OPTION_OF: Final = {
     "working_dir": "--workdir",
     "time_limit_s": "--time-limit",
     "grace_period_s": "--grace",
+    "stop_signal": "--signal",
     "max_retries": "--retries",
+    "depends_on": "--after-ok",
+    "array": "--array",
     "constraints": "--constraint",
     "labels": "--label",
     "comment": "--comment",
@@ -103,12 +111,26 @@ class _CommandAfterDashes(click.Command):
     "--grace", "grace_period_s", type=DURATION, metavar="TIME", help="From SIGTERM to SIGKILL.  [60]"
 )
 @click.option(
+    "--signal", "stop_signal", type=SIGNAL, metavar="NAME", help="Sent first when it is stopped.  [SIGTERM]"
+)
+@click.option(
     "--retries",
     "max_retries",
     type=click.IntRange(min=0),
     metavar="N",
     help="Try again this often when it fails.",
 )
+@click.option(
+    "--array",
+    metavar="INDICES",
+    help="A job for each of 0-99, 1,3,5-9 or 0-99:2; at most 10 at once: 0-99%10.",
+)
+@click.option("--after-ok", multiple=True, metavar="JOB", help="Not before this job has completed.")
+@click.option("--after-any", multiple=True, metavar="JOB", help="Not before it has ended, however.")
+@click.option(
+    "--after-not-ok", multiple=True, metavar="JOB", help="Not before it has failed or was cancelled."
+)
+@click.option("--after-start", multiple=True, metavar="JOB", help="Not before it has been running.")
 @click.option(
     "--constraint", "constraints", type=PAIR, multiple=True, metavar="K=V", help="Only nodes so labelled."
 )
@@ -120,7 +142,7 @@ class _CommandAfterDashes(click.Command):
 @click.option(
     "--preemptible",
     is_flag=True,
-    help="May make way for jobs of higher priority (recorded; without effect so far).",
+    help="May be stopped so that others start: it then goes back to the queue.",
 )
 @click.option("--follow", is_flag=True, help="Print its output as it comes, end with its exit code.")
 @click.option("--wait", is_flag=True, help="Wait for its end, end with its exit code.")
@@ -131,6 +153,8 @@ def submit(
 ) -> int:
     fields = {name: value for name, value in options.items() if value not in (None, False, ())}
     fields.update(_what_to_run(ctx, script))
+    if follow and "array" in fields:
+        raise click.UsageError("an array writes nothing itself: submit it, then `horizon logs -f` a task")
     _fill_in(fields)
     _check_text(fields)
     client = client_of(ctx)
@@ -161,24 +185,37 @@ def _check_text(given: Any) -> None:
 
 def _submitted(job: dict[str, Any]) -> str:
     """A sentence for people; in a pipe the number alone, for scripts to keep."""
-    return f"job {job['number']} submitted" if sys.stdout.isatty() else str(job["number"])
+    if not sys.stdout.isatty():
+        return str(job["number"])
+    tasks = f" with {job['tasks']['total']} tasks" if job["tasks"] else ""
+    return f"job {job['number']}{tasks} submitted"
 
 
 def _submit(client: Client, fields: dict[str, Any]) -> bytes:
     try:
         return client.change("POST", "/api/v1/jobs", fields)
     except Refused as refused:
-        raise CliError(_in_options(refused), refused.exit_code) from refused
+        raise CliError(_in_options(refused, fields), refused.exit_code) from refused
 
 
-def _in_options(refused: Refused) -> str:
+def _in_options(refused: Refused, fields: dict[str, Any]) -> str:
     """The server's complaint, with its pointers turned into the options they came from."""
-    faults = [(pointer.split("/")[1], pointer, text) for pointer, text in refused.faults if "/" in pointer]
-    known = [(_OPTION_OF[field], text) for field, _, text in faults if field in _OPTION_OF]
-    if not known or len(known) < len(faults):
+    faults = [(_option_at(pointer, fields), text) for pointer, text in refused.faults if "/" in pointer]
+    if not faults or not all(option for option, _ in faults):
         return str(refused)
     detail = str(refused.problem.get("detail") or refused.problem.get("title"))
-    return "; ".join(f"{option}: {text or detail}" for option, text in known)
+    return "; ".join(f"{option}: {text or detail}" for option, text in faults)
+
+
+def _option_at(pointer: str, fields: dict[str, Any]) -> str | None:
+    _, field, *more = pointer.split("/")
+    if field == "depends_on" and more and more[0].isdecimal():
+        return _option_after(fields["depends_on"][int(more[0])]["kind"])
+    return _OPTION_OF.get(field)
+
+
+def _option_after(kind: str) -> str:
+    return "--" + kind.replace("_", "-")
 
 
 def _what_to_run(ctx: click.Context, script: tuple[str, ...]) -> dict[str, Any]:
@@ -225,6 +262,9 @@ def _fill_in(fields: dict[str, Any]) -> None:
     for name in ("constraints", "labels"):
         if name in fields:
             fields[name] = dict(fields[name])
+    after = [{"job": job, "kind": kind} for kind in DEPENDENCY_KINDS for job in fields.pop(kind, ())]
+    if after:
+        fields["depends_on"] = after
     if "env" in fields:
         fields["environment"] = _environment(fields.pop("env"))
 

@@ -11,6 +11,8 @@ import click
 PRIORITIES: Final = ("Low", "Normal", "High", "Urgent")
 STATES: Final = ("Queued", "Scheduled", "Running", "Preempted", "Completed", "Failed", "Cancelled")
 ACTIVE_STATES: Final = STATES[:4]
+SIGNALS: Final = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
+DEPENDENCY_KINDS: Final = ("after_ok", "after_any", "after_not_ok", "after_start")
 
 _UNIT_S: Final = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _UNITS: Final = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", re.ASCII)
@@ -48,7 +50,15 @@ def parse_moment(text: str, now: datetime) -> datetime:
         ) from None
 
 
-class _Parsed(click.ParamType[Any]):
+def parse_signal(text: str) -> str:
+    """``SIGUSR1`` from itself, ``USR1`` or ``usr1``; ``ValueError`` for one that may not be chosen."""
+    name = "SIG" + text.upper().removeprefix("SIG")
+    if name not in SIGNALS:
+        raise ValueError(f"{text!r} cannot be chosen: there are {', '.join(SIGNALS)}")
+    return name
+
+
+class Parsed(click.ParamType[Any]):
     """A value that one of the functions above reads."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -65,28 +75,46 @@ class _Parsed(click.ParamType[Any]):
         raise NotImplementedError
 
 
-class Duration(_Parsed):
+class Duration(Parsed):
     name = "duration"
 
     def parse(self, text: str) -> int:
         return parse_duration_s(text)
 
 
-class Memory(_Parsed):
+class Memory(Parsed):
     name = "memory"
 
     def parse(self, text: str) -> float | int:
         return parse_memory_gb(text)
 
 
-class Moment(_Parsed):
+class Moment(Parsed):
     name = "moment"
 
     def parse(self, text: str) -> str:
         return parse_moment(text, datetime.now(UTC)).astimezone(UTC).isoformat()
 
 
-class Pair(_Parsed):
+class Signal(Parsed):
+    name = "signal"
+
+    def parse(self, text: str) -> str:
+        return parse_signal(text)
+
+
+class Bound(Parsed):
+    name = "bound"
+
+    def parse(self, text: str) -> int | str:
+        if text.lower() == "none":
+            return "none"
+        if not text.isascii() or not text.isdecimal():
+            raise ValueError(f"{text!r} is no number of GPUs; none takes the bound away")
+        return int(text)
+
+
+class Pair(Parsed):
     """``key=value``."""
 
     name = "key=value"
@@ -102,3 +130,5 @@ DURATION: Final = Duration()
 MEMORY: Final = Memory()
 MOMENT: Final = Moment()
 PAIR: Final = Pair()
+BOUND: Final = Bound()
+SIGNAL: Final = Signal()

@@ -16,7 +16,7 @@ from horizon.cli import exits
 from horizon.cli.client import Client
 from horizon.cli.exits import CliError
 from horizon.cli.output import clean
-from horizon.cli.session import Job, job_path
+from horizon.cli.session import Job, job_path, name_of
 
 POLL_S_MIN: Final = 0.05
 POLL_S_MAX: Final = 1.0
@@ -118,7 +118,7 @@ def _until(client: Client, job: Job, reached: Callable[[Job], bool]) -> bytes:
                 return body
             if now["state"] == "Queued" and now["reason"] != said and time.monotonic() - began > SILENCE_S:
                 said = now["reason"] or ""
-                click.echo(f"job {now['number']} {clean(said)}", err=True)
+                click.echo(f"job {name_of(now)} {clean(said)}", err=True)
         time.sleep(pause_s)
         pause_s = min(pause_s * POLL_GROWTH, POLL_S_MAX)
 

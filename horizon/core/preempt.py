@@ -81,6 +81,29 @@ class Pool:
             yield Candidate(job, max(0, self._now_us - job.saved_at_us) * job.spec.gpu_count)
 
 
+class _Spot:
+    """What may be stopped on one node, the least loss first."""
+
+    def __init__(self, lacks: int) -> None:
+        self._lacks = lacks
+        self._largest = 0
+        self.missing = lacks
+        """GPUs that are lacking still, with all candidates so far gone."""
+        self.candidates: list[Candidate] = []
+
+    def add(self, candidate: Candidate, gpus: int) -> None:
+        self.candidates.append(candidate)
+        self.missing -= gpus
+        self._largest = max(self._largest, gpus)
+
+    def least_cost(self) -> int:
+        """What any set loses at least that the last candidate is in: so many jobs it takes, however large
+        each of them is."""
+        jobs = -(-self._lacks // self._largest) if self._lacks > 0 and self._largest else 1
+        others = self.candidates[: max(0, min(jobs, len(self.candidates)) - 1)]
+        return self.candidates[-1].lost_gpu_us + sum(one.lost_gpu_us for one in others)
+
+
 def leaving(state: State) -> list[int]:
     """The numbers of the jobs whose resources will be free soon: they have ended, or were asked to stop.
     O(holding)."""
@@ -190,10 +213,10 @@ class Search:
     # --- whom to stop ---------------------------------------------------------------------------------
 
     def run(self) -> Victims | None:
-        """The victims; the plan can then claim what they free. None when stopping everybody who may be would
-        not let the job start, or when it can start without, once those on their way out are gone."""
+        """The victims; the plan can then claim what they free. None when no set of them would let the job
+        start, or when it can start without, once those on their way out are gone."""
         self._leaving = leaving(self._state)
-        if self._fits([]) is not None or self._fits(self.candidates) is None:
+        if self._fits([]) is not None:
             return None
         if self._state.cluster.nodes_for(self._request, self._avoid) == 1:
             chosen = self._on_one_node()
@@ -237,49 +260,39 @@ class Search:
     # --- a job of one node: the cheapest set there is -------------------------------------------------
 
     def _on_one_node(self) -> list[Candidate] | None:
+        """Candidates are laid out on their nodes, the least loss first, and a node is looked into once it may
+        have enough of them. When a single one loses more than the best set so far, no better set is left."""
         best: list[Candidate] | None = None
         best_cost, where = -1, -1
-        for bound, index, here in self._by_node():
-            if best is not None and bound >= best_cost:
+        spots: dict[int, _Spot] = {}
+        for candidate in self.candidates:
+            if (best is not None and candidate.lost_gpu_us >= best_cost) or self._trials >= TRIALS_MAX:
                 break
-            if self._trials >= TRIALS_MAX:
-                break
-            found = self._cheapest_on(index, here, best_cost)
-            cost = sum(candidate.lost_gpu_us for candidate in found or ())
-            if found is not None and (best is None or cost < best_cost):
-                best, best_cost, where = found, cost, index
+            for placement in candidate.job.allocation:
+                index = self._state.nodes[placement.node].index
+                spot = spots.get(index)
+                if spot is None:
+                    spot = spots[index] = _Spot(self._lacks(index))
+                spot.add(candidate, len(placement.gpu_ids))
+                if spot.missing > 0 or (best is not None and spot.least_cost() >= best_cost):
+                    continue
+                found = self._cheapest_on(index, spot.candidates, best_cost)
+                cost = sum(one.lost_gpu_us for one in found or ())
+                if found is not None and (best is None or cost < best_cost):
+                    best, best_cost, where = found, cost, index
         # What loses nothing may be in a cheapest set without need.
         return best if best is None else self._spared(best, [where])
 
-    def _by_node(self) -> list[tuple[int, int, list[Candidate]]]:
-        """Nodes with the candidates on them, the one where the least might be lost first.
-
-        A lower bound of that: as many of the cheapest there as are needed at least, whatever they hold.
-        """
-        here: dict[int, list[Candidate]] = {}
-        for candidate in self.candidates:
-            for placement in candidate.job.allocation:
-                here.setdefault(self._state.nodes[placement.node].index, []).append(candidate)
-        wanted = self._state.requests[self._request].gpu_count
-        leaving = frozenset(self._leaving)
-        found = []
-        for index, some in here.items():
-            node = self._state.nodes[self._state.node_names[index]]
-            free = len(self._state.cluster.free(index)[2])
-            free += sum(
-                len(one.gpu_ids)
-                for id in node.jobs
-                if self._state.jobs[id].number in leaving
-                for one in self._state.jobs[id].allocation
-                if one.node == node.inventory.name
-            )
-            largest = max(candidate.job.spec.gpu_count for candidate in some)
-            least = max(1, -(-max(0, wanted - free) // largest)) if largest else 1
-            bound = sum(candidate.lost_gpu_us for candidate in some[:least])
-            if least <= len(some):
-                found.append((bound, index, some))
-        found.sort(key=lambda one: one[:2])
-        return found
+    def _lacks(self, index: int) -> int:
+        """How many GPUs fewer the node will have than wanted once those on their way out are gone."""
+        state = self._state
+        node = state.nodes[state.node_names[index]]
+        free = len(state.cluster.free(index)[2])
+        for id in node.jobs if self._leaving else ():
+            job = state.jobs[id]
+            if job.allocation_state is AllocationState.RELEASING or job.stop is not None:
+                free += sum(len(one.gpu_ids) for one in job.allocation if one.node == node.inventory.name)
+        return state.requests[self._request].gpu_count - free
 
     def _cheapest_on(self, index: int, here: list[Candidate], below: int) -> list[Candidate] | None:
         """The cheapest set of candidates whose end makes room on this node; None when there is none."""

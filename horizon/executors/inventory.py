@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
 import uuid
-from collections.abc import Iterator
-from typing import Any, Final
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, NamedTuple
 
 import psutil
 
-from horizon.core.limits import NAME_LENGTH_MAX
+from horizon.core.limits import LABELS_MAX, NAME_LENGTH_MAX
 from horizon.core.model import Device, Inventory
+from horizon.executors import topology
+from horizon.executors.topology import Spot
 
 MIB: Final = 1 << 20
 
@@ -56,13 +59,14 @@ GPU_MEMORY_MIB: Final = {
 GPU_MEMORY_MIB_UNKNOWN: Final = 16 * 1024
 
 SPEC_GRAMMAR: Final = (
-    "a comma-separated list of [NODES*]GPUSxTYPE, such as 8xH100, 4*8xH100 or 2*8xH100,4xA100: "
+    "a comma-separated list of [NODES*]GPUSxTYPE[@LABEL=VALUE...], such as 8xH100, 2*8xH100,4xA100 or "
+    "4*8xH100@rack=r1,4*8xH100@rack=r2: "
     f"numbers from 1, {SIMULATED_DEVICES_MAX} GPUs at most in all, "
-    "a type of letters, digits, '.', '_' and '-'"
+    "types, labels and values of letters, digits, '.', '_' and '-'"
 )
+_WORD: Final = rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{NAME_LENGTH_MAX - 1}}}"
 _SPEC_PART: Final = re.compile(
-    r"(?:(?P<nodes>[0-9]{1,9})\*)?(?P<gpus>[0-9]{1,9})x"
-    rf"(?P<type>[A-Za-z0-9][A-Za-z0-9._-]{{0,{NAME_LENGTH_MAX - 1}}})"
+    rf"(?:(?P<nodes>[0-9]{{1,9}})\*)?(?P<gpus>[0-9]{{1,9}})x(?P<type>{_WORD})(?P<labels>(?:@{_WORD}={_WORD})*)"
 )
 
 
@@ -80,65 +84,85 @@ class BadSimulationSpec(ValueError):
 # Pretend devices
 
 
+class _Shape(NamedTuple):
+    """So many nodes that are all alike."""
+
+    nodes: int
+    gpus: int
+    gpu_type: str
+    labels: dict[str, str]
+
+
 def simulated(spec: str) -> tuple[Inventory, ...]:
-    """The nodes ``node-1``, ``node-2``, ... of a pretend cluster such as ``2*8xH100,4xA100``.
+    """The nodes ``node-1``, ``node-2``, ... of a pretend cluster such as ``2*8xH100,4xA100@rack=r2``.
 
     The same text gives the same devices for ever, so a restart finds those it had. Raises
     ``BadSimulationSpec``.
     """
-    shapes = [shape for part in spec.split(",") for shape in _node_shapes(spec, part.strip())]
-    if (total := sum(nodes * gpus for nodes, gpus, _ in shapes)) > SIMULATED_DEVICES_MAX:
+    shapes = [_shape(spec, part.strip()) for part in spec.split(",")]
+    if (total := sum(shape.nodes * shape.gpus for shape in shapes)) > SIMULATED_DEVICES_MAX:
         raise BadSimulationSpec(spec, f"{total} GPUs are too many")
-    nodes = ((gpus, gpu_type) for count, gpus, gpu_type in shapes for _ in range(count))
-    return tuple(_simulated_node(f"node-{place}", *shape) for place, shape in enumerate(nodes, start=1))
+    nodes = (shape for shape in shapes for _ in range(shape.nodes))
+    return tuple(_simulated_node(f"node-{place}", shape) for place, shape in enumerate(nodes, start=1))
 
 
-def _node_shapes(spec: str, part: str) -> Iterator[tuple[int, int, str]]:
+def _shape(spec: str, part: str) -> _Shape:
     match = _SPEC_PART.fullmatch(part)
     if match is None:
         raise BadSimulationSpec(spec, f"cannot read {part[:80]!r}" if part else "a part is empty")
     nodes, gpus = int(match["nodes"] or 1), int(match["gpus"])
     if not nodes or not gpus:
         raise BadSimulationSpec(spec, f"{part!r} has no GPUs")
-    yield nodes, gpus, match["type"]
+    pairs = [label.partition("=")[::2] for label in match["labels"].split("@")[1:]]
+    labels = dict(pairs)
+    if len(labels) < len(pairs) or len(labels) > LABELS_MAX:
+        raise BadSimulationSpec(spec, f"{part[:80]!r} has a label twice, or more than {LABELS_MAX}")
+    return _Shape(nodes, gpus, match["type"], labels)
 
 
-def _simulated_node(name: str, gpu_count: int, gpu_type: str) -> Inventory:
-    memory_mib = GPU_MEMORY_MIB.get(gpu_type.upper(), GPU_MEMORY_MIB_UNKNOWN)
+def _simulated_node(name: str, shape: _Shape) -> Inventory:
+    memory_mib = GPU_MEMORY_MIB.get(shape.gpu_type.upper(), GPU_MEMORY_MIB_UNKNOWN)
     return Inventory(
         name=name,
-        cpu_cores=gpu_count * SIMULATED_CORES_PER_GPU,
-        memory_mib=gpu_count * SIMULATED_MEMORY_MIB_PER_GPU,
+        cpu_cores=shape.gpus * SIMULATED_CORES_PER_GPU,
+        memory_mib=shape.gpus * SIMULATED_MEMORY_MIB_PER_GPU,
         devices=tuple(
-            Device(f"GPU-{uuid.uuid5(_SIMULATED_UUIDS, f'{name}/{index}')}", index, gpu_type, memory_mib)
-            for index in range(gpu_count)
+            Device(_simulated_uuid(name, index), index, shape.gpu_type, memory_mib, *spot)
+            for index, spot in enumerate(topology.pretended(shape.gpus, shape.gpu_type))
         ),
+        labels=shape.labels,
         simulated=True,
     )
+
+
+def _simulated_uuid(node: str, index: int) -> str:
+    return f"GPU-{uuid.uuid5(_SIMULATED_UUIDS, f'{node}/{index}')}"
 
 
 # Real devices
 
 
-def discover() -> Inventory:
-    """This machine: its NVIDIA GPUs, the CPU cores that this process may use, its memory.
+def discover(labels: Mapping[str, str] | None = None) -> Inventory:
+    """This machine, so labelled: its NVIDIA GPUs, the CPU cores that this process may use, its memory.
 
-    Raises ``InventoryError`` when there is no driver, no NVML library, or NVML fails.
+    Raises ``InventoryError`` when there is no driver, no NVML library, or NVML fails. A GPU that the driver
+    has lost is left out.
     """
+    return _this_machine(_find_devices(), labels)
+
+
+def without_gpus(labels: Mapping[str, str] | None = None) -> Inventory:
+    """This machine, so labelled, as a node for CPU jobs only."""
+    return _this_machine((), labels)
+
+
+def _this_machine(devices: tuple[Device, ...], labels: Mapping[str, str] | None) -> Inventory:
     return Inventory(
         name=(platform.node() or "localhost")[:NAME_LENGTH_MAX],
         cpu_cores=_usable_cores(),
         memory_mib=psutil.virtual_memory().total // MIB,
-        devices=_find_devices(),
-    )
-
-
-def without_gpus() -> Inventory:
-    """This machine as a node for CPU jobs only."""
-    return Inventory(
-        name=(platform.node() or "localhost")[:NAME_LENGTH_MAX],
-        cpu_cores=_usable_cores(),
-        memory_mib=psutil.virtual_memory().total // MIB,
+        devices=devices,
+        labels=dict(labels or {}),
     )
 
 
@@ -158,8 +182,13 @@ def _find_devices() -> tuple[Device, ...]:
     except pynvml.NVMLError as error:
         raise InventoryError(_no_gpus(_why_no_nvml(pynvml, error))) from None
     try:
-        count = pynvml.nvmlDeviceGetCount()
-        return tuple(device for index in range(count) for device in _devices_at(pynvml, index))
+        gpus = _gpus(pynvml)
+        spots = topology.spots(pynvml, list(gpus.values()))
+        return tuple(
+            device
+            for (index, gpu), spot in zip(gpus.items(), spots, strict=True)
+            for device in _devices_of(pynvml, index, gpu, spot)
+        )
     except pynvml.NVMLError as error:
         raise InventoryError(_no_gpus(f"NVML cannot list the GPUs: {error}")) from None
     finally:
@@ -182,19 +211,41 @@ def _why_no_nvml(pynvml: Any, error: Exception) -> str:
     return f"NVML does not start: {error}"
 
 
-def _devices_at(pynvml: Any, index: int) -> Iterator[Device]:
-    """The GPU with this index, or its slices when MIG is on: the whole is not to be had then."""
-    gpu = pynvml.nvmlDeviceGetHandleByIndex(index)
+def _gpus(pynvml: Any) -> dict[int, Any]:
+    """The NVML handles of the GPUs by index. One that fell off the bus does not take the others along."""
+    gpus: dict[int, Any] = {}
+    for index in range(pynvml.nvmlDeviceGetCount()):
+        with contextlib.suppress(pynvml.NVMLError_GpuIsLost):
+            gpus[index] = pynvml.nvmlDeviceGetHandleByIndex(index)
+    return gpus
+
+
+def _devices_of(pynvml: Any, index: int, gpu: Any, spot: Spot) -> Iterator[Device]:
     gpu_type = short_type(_text(pynvml.nvmlDeviceGetName(gpu)))
+    for part in parts(pynvml, gpu):
+        product = _text(pynvml.nvmlDeviceGetName(part))
+        yield Device(
+            uuid_of(pynvml, part),
+            index,
+            gpu_type if part is gpu else _slice_type(gpu_type, product),
+            int(pynvml.nvmlDeviceGetMemoryInfo(part).total) // MIB,
+            *spot,
+        )
+
+
+def parts(pynvml: Any, gpu: Any) -> list[Any]:
+    """The NVML handles of what a GPU can be had as: itself, or its slices when MIG is on."""
     if not _mig_is_on(pynvml, gpu):
-        yield _device(pynvml, gpu, index, gpu_type)
-        return
+        return [gpu]
+    slices = []
     for place in range(pynvml.nvmlDeviceGetMaxMigDeviceCount(gpu)):
-        try:
-            slice_ = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, place)
-        except pynvml.NVMLError_NotFound:
-            continue
-        yield _device(pynvml, slice_, index, _slice_type(gpu_type, _text(pynvml.nvmlDeviceGetName(slice_))))
+        with contextlib.suppress(pynvml.NVMLError_NotFound):
+            slices.append(pynvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, place))
+    return slices
+
+
+def uuid_of(pynvml: Any, handle: Any) -> str:
+    return _text(pynvml.nvmlDeviceGetUUID(handle))
 
 
 def _mig_is_on(pynvml: Any, gpu: Any) -> bool:
@@ -203,11 +254,6 @@ def _mig_is_on(pynvml: Any, gpu: Any) -> bool:
     except pynvml.NVMLError:  # a type that has no such mode
         return False
     return bool(current == pynvml.NVML_DEVICE_MIG_ENABLE)
-
-
-def _device(pynvml: Any, handle: Any, index: int, gpu_type: str) -> Device:
-    memory_mib = int(pynvml.nvmlDeviceGetMemoryInfo(handle).total) // MIB
-    return Device(_text(pynvml.nvmlDeviceGetUUID(handle)), index, gpu_type, memory_mib)
 
 
 def _text(value: str | bytes) -> str:

@@ -47,13 +47,14 @@ MARK_BYTES = 4
 KILL_RETRY_S = 0.02
 KILL_RETRY_MAX_S = 0.5
 
-STOP_SIGNAL = signal.SIGUSR1
+WAKE_SIGNAL = signal.SIGUSR1
 """Tells a keeper to read its stop order."""
-WAITED_SIGNALS = frozenset({signal.SIGCHLD, signal.SIGALRM, STOP_SIGNAL})
+WAITED_SIGNALS = frozenset({signal.SIGCHLD, signal.SIGALRM, WAKE_SIGNAL})
 """Blocked from the zygote on and only ever waited for, so none arrives between a test and a wait."""
 
-Order = tuple[int, str, int, list[str], bytes | None, str | None, dict[str, str], bool]
-"""epoch, attempt, rank, arguments, script, working directory, environment, whether a shell runs it."""
+Order = tuple[int, str, int, list[str], bytes | None, str | None, dict[str, str], bool, int]
+"""epoch, attempt, rank, arguments, script, working directory, environment, whether a shell runs it, the
+signal that asks it to end."""
 
 PR_SET_NAME = 15
 PR_SET_CHILD_SUBREAPER = 36
@@ -274,7 +275,7 @@ def reason(error: OSError) -> str:
 
 def keep(world: World, order: Order) -> None:
     """Run one rank of one attempt to its end; afterwards no process of it is left."""
-    epoch, key, rank, arguments, script, working_dir, environment, by_shell = order
+    epoch, key, rank, arguments, script, working_dir, environment, by_shell, stop_signal = order
     status = _claim_in_epoch(world, epoch, key, rank)
     if status is None:
         return
@@ -290,7 +291,7 @@ def keep(world: World, order: Order) -> None:
         else:
             status.started_us = now_us()
             status.save()
-            _watch(status, _Hints(world, working_dir, by_shell or script is not None))
+            _watch(status, _Hints(world, working_dir, by_shell or script is not None), _Stop(stop_signal))
         status.gone = LINUX or not status.started_us
         status.save()
         if status.gone:
@@ -453,23 +454,23 @@ def _is_full(path: str) -> bool:
 
 
 class _Stop:
-    """The ladder of one job: those who were told got SIGTERM, SIGKILL is due at ``deadline``."""
+    """The ladder of one job: those who were told got its stop signal, SIGKILL is due at ``deadline``."""
 
-    __slots__ = ("deadline", "retry_s", "told")
+    __slots__ = ("deadline", "retry_s", "signal", "told")
 
-    def __init__(self) -> None:
+    def __init__(self, stop_signal: int) -> None:
+        self.signal = stop_signal
         self.deadline: float | None = None
         self.told: set[int] = set()
         self.retry_s = KILL_RETRY_S
 
 
-def _watch(status: Status, hints: _Hints) -> None:
+def _watch(status: Status, hints: _Hints, stop: _Stop) -> None:
     """Until the job and every descendant is gone: reap, climb the ladder, wait for the next signal.
 
     While a stop is on, what outlives the main process keeps its grace: the shell dies of SIGTERM at once,
     the training below it is still writing its checkpoint.
     """
-    stop = _Stop()
     told = False
     while not _reap(status, hints):
         if status.ended_us and not told:
@@ -487,7 +488,7 @@ def _watch(status: Status, hints: _Hints) -> None:
             wait_s = 0.0
         if wait_s:
             signal.setitimer(signal.ITIMER_REAL, wait_s)
-        if signal.sigwait(WAITED_SIGNALS) == STOP_SIGNAL:
+        if signal.sigwait(WAITED_SIGNALS) == WAKE_SIGNAL:
             stop.deadline = read_stop_order(status.fd)
     if told or stop.deadline is not None:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -511,21 +512,21 @@ def _reap(status: Status, hints: _Hints) -> bool:
 
 
 def _ask_to_end(status: Status, stop: _Stop) -> None:
-    """SIGTERM to every process of the tree, once; SIGCONT, so that a halted one hears it.
+    """The stop signal to every process of the tree, once; SIGCONT, so that a halted one hears it.
 
-    Whoever comes up to us later is told too: a shell that dies of the first SIGTERM may leave a child that
-    it had just started. A child that stays below its parent is not: it may be saving the parent's work.
+    Whoever comes up to us later is told too: a shell that dies of its signal may leave a child that it had
+    just started. A child that stays below its parent is not: it may be saving the parent's work.
     """
     if not LINUX:
         if not stop.told:
             stop.told.add(status.pid)
-            _signal(os.killpg, status.pid, signal.SIGTERM)
+            _signal(os.killpg, status.pid, stop.signal)
         return
     for child in _children(os.getpid()):
         if child not in stop.told:
             for pid in (child, *descendants(child)):
                 stop.told.add(pid)
-                _signal(os.kill, pid, signal.SIGTERM)
+                _signal(os.kill, pid, stop.signal)
                 _signal(os.kill, pid, signal.SIGCONT)
 
 

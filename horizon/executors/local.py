@@ -14,6 +14,7 @@ import errno
 import fcntl
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
@@ -25,9 +26,10 @@ import psutil
 from msgspec import structs
 
 from horizon.core import limits
-from horizon.core.commands import Report, ReportEnded, ReportReleased, ReportStarted
-from horizon.core.model import Exit, Inventory, Placement
-from horizon.executors import keeper, records
+from horizon.core.commands import Report, ReportCheckpoint, ReportEnded, ReportReleased, ReportStarted
+from horizon.core.model import Exit, Inventory
+from horizon.executors import health, keeper, records
+from horizon.executors.environment import arguments, job_environment
 from horizon.executors.leftovers import Mark, kill_leftovers
 from horizon.executors.link import ZygoteLink, encode_frame
 from horizon.executors.port import AttemptKey, ExecutorError, Held, Launch, LogChunk
@@ -66,6 +68,8 @@ class _Rank:
     gone: bool = False
     lost: bool = False
     empty_looks: int = 0
+    checkpoint_ns: int = 0
+    """The touch of its checkpoint file that was reported last."""
 
 
 @dataclass(slots=True)
@@ -99,6 +103,7 @@ class LocalExecutor:
 
     def __init__(self, data_dir: Path, inventories: tuple[Inventory, ...]) -> None:
         self._attempts_dir = str(data_dir.resolve() / "attempts")
+        self._failed_devices_file = data_dir.resolve() / health.FAILED_DEVICES_FILE
         self._inventories = inventories
         self._attempts: dict[str, _Attempt] = {}
         self._recent: dict[str, None] = {}
@@ -107,6 +112,7 @@ class LocalExecutor:
         self._orphans: set[str] = set()
         self._orphans_are_gone = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._watches: list[health.Watch] = []
         self._partial = b""
         self._reports_fd = -1
         self._link = ZygoteLink(self._attempts_dir, self._send_everything_again, self._fail_unclaimed)
@@ -145,6 +151,9 @@ class LocalExecutor:
         self._partial = b""
 
     def _stop_listening(self) -> None:
+        for watch in self._watches:
+            watch.stop()
+        self._watches.clear()
         if self._reports_fd >= 0:
             self._loop.remove_reader(self._reports_fd)
             os.close(self._reports_fd)
@@ -172,19 +181,20 @@ class LocalExecutor:
             self._link.send(frame)
 
     def _frame(self, launch: Launch, rank: int) -> bytes:
-        arguments, by_shell = _arguments(launch)
-        environment = job_environment(launch, rank)
+        command, by_shell = arguments(launch)
+        checkpoint_file = records.checkpoint_path(self._attempts_dir, str(launch.key), rank)
         return encode_frame(
             "launch",
             (
                 launch.epoch,
                 str(launch.key),
                 rank,
-                arguments,
+                command,
                 launch.script,
                 launch.working_dir,
-                environment,
+                job_environment(launch, rank, checkpoint_file),
                 by_shell,
+                signal.Signals[launch.stop_signal.value].value,
             ),
         )
 
@@ -247,6 +257,7 @@ class LocalExecutor:
         if len(ranks) > 1 and attempt.stop_grace_s is None and _first_failure(ranks) is not None:
             self._stop(attempt, attempt.grace_period_s)
         if not attempt.ended_reported and all(rank.exit is not None for rank in ranks):
+            self._note_checkpoint(attempt)  # what was saved on the way out counts, so it is told first
             attempt.ended_reported = True
             self._say(attempt, _report_ended(attempt))
             if attempt.gone:
@@ -254,6 +265,23 @@ class LocalExecutor:
         elif attempt.ended_reported and attempt.gone:
             self._say(attempt, ReportReleased(attempt.key.job_id, attempt.key.attempt))
             self._forget(attempt)
+
+    def _note_checkpoint(self, attempt: _Attempt) -> None:
+        """Report once whatever touches there have been since the last look. One system call a rank.
+
+        A touch counts as reported before its report is durable: when the scheduler is killed between the two
+        it is forgotten, which is better than to have an old touch count as a new one after the restart.
+        """
+        if not attempt.started_reported:
+            return
+        key, touched = str(attempt.key), False
+        for place, rank in enumerate(attempt.ranks):
+            touched_ns = records.checkpoint_ns(self._attempts_dir, key, place)
+            if touched_ns and touched_ns != rank.checkpoint_ns:
+                rank.checkpoint_ns, touched = touched_ns, True
+                records.keep_reported_checkpoint(self._attempts_dir, key, place, touched_ns)
+        if touched:
+            self._say(attempt, ReportCheckpoint(attempt.key.job_id, attempt.key.attempt))
 
     def _say(self, attempt: _Attempt, report: Report) -> None:
         if not attempt.silent:
@@ -299,6 +327,8 @@ class LocalExecutor:
         for place, rank in enumerate(attempt.ranks):
             if not rank.gone:
                 self._look_at_rank(attempt, place, records.inspect(self._attempts_dir, key, place))
+        if not attempt.ended_reported:
+            self._note_checkpoint(attempt)
         if any(rank.frame for rank in attempt.ranks) and now >= attempt.launched_at + RESEND_AFTER_S:
             self._doubt(attempt)
 
@@ -364,7 +394,7 @@ class LocalExecutor:
 
     # Adopting
 
-    async def adopt(self, held: Iterable[Held]) -> frozenset[AttemptKey]:
+    async def adopt(self, held: Iterable[Held], failed: Iterable[str] = ()) -> frozenset[AttemptKey]:
         """O(held + what runs), whatever the length of the history. Orphans are dead when it returns, unless
         one withstands SIGKILL for long."""
         never_launched: set[AttemptKey] = set()
@@ -374,6 +404,7 @@ class LocalExecutor:
             if count % ADOPT_SLICE == 0:
                 await asyncio.sleep(0)
         await self._kill_orphans({str(key) for key in never_launched})
+        self._watch_devices(frozenset(failed))
         return frozenset(never_launched)
 
     def _adopt_one(self, held: Held) -> bool:
@@ -391,6 +422,8 @@ class LocalExecutor:
         if not claimed and not vanished and not held.stopping:
             return True
         self._attempts[key] = attempt
+        for place, rank in enumerate(attempt.ranks):
+            rank.checkpoint_ns = records.reported_checkpoint_ns(self._attempts_dir, key, place)
         for place, look in enumerate(seen):
             self._look_at_rank(attempt, place, look)
             if not look.claimed and (vanished or not held.stopping):
@@ -421,6 +454,13 @@ class LocalExecutor:
         if self._orphans:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._orphans_are_gone.wait(), ORPHANS_WAIT_S)
+
+    # Devices
+
+    def _watch_devices(self, failed: frozenset[str]) -> None:
+        if not self._watches:
+            sources = health.sources_for(self._inventories, self._failed_devices_file)
+            self._watches = [health.Watch(source, failed, self._report) for source in sources]
 
     # Output
 
@@ -456,51 +496,19 @@ class LocalExecutor:
         return not records.inspect(self._attempts_dir, key, rank).alive
 
 
-# What a job gets
-
-
-def _arguments(launch: Launch) -> tuple[list[str], bool]:
-    """What is executed, without the script that comes before it; and whether /bin/sh reads it."""
-    if isinstance(launch.command, tuple):
-        return list(launch.command), False
-    if launch.script is not None:
-        return [], True
-    return ["/bin/sh", "-c", launch.command], True
-
-
-def job_environment(launch: Launch, rank: int) -> dict[str, str]:
-    """What rank ``rank`` gets beside the scheduler's own environment. ``HORIZON_GPU_COUNT`` counts this
-    node's. A job's own variables cannot replace those that say which GPUs are its."""
-    placement: Placement = launch.allocation[rank]
-    return {
-        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-        **launch.environment,
-        "CUDA_VISIBLE_DEVICES": ",".join(placement.gpu_ids),
-        "HORIZON_JOB_ID": launch.key.job_id,
-        "HORIZON_JOB_NUMBER": str(launch.number),
-        "HORIZON_JOB_NAME": launch.job_name,
-        "HORIZON_ATTEMPT": str(launch.key.attempt),
-        "HORIZON_ATTEMPT_ID": str(launch.key),
-        "HORIZON_NODE": placement.node,
-        "HORIZON_NODE_RANK": str(rank),
-        "HORIZON_NODE_COUNT": str(len(launch.allocation)),
-        "HORIZON_NODE_LIST": ",".join(each.node for each in launch.allocation),
-        "HORIZON_GPU_COUNT": str(len(placement.gpu_ids)),
-    }
-
-
 # What is reported
 
 
-def _first_failure(ranks: list[_Rank]) -> _Rank | None:
-    failed = [rank for rank in ranks if rank.exit is not None and not rank.exit.succeeded]
-    return min(failed, key=lambda rank: rank.ended_us, default=None)
+def _first_failure(ranks: list[_Rank]) -> int | None:
+    """The rank that failed first, the lowest of those that failed together."""
+    failed = [place for place, rank in enumerate(ranks) if rank.exit is not None and not rank.exit.succeeded]
+    return min(failed, key=lambda place: ranks[place].ended_us, default=None)
 
 
 def _report_ended(attempt: _Attempt) -> ReportEnded:
-    """The exit of the rank that failed first, the lowest of those that failed together; rank 0's when none
-    failed."""
-    decisive = _first_failure(attempt.ranks) or attempt.ranks[0]
+    """The exit of the rank that failed first; rank 0's when none failed."""
+    place = _first_failure(attempt.ranks) or 0
+    decisive = attempt.ranks[place]
     assert decisive.exit is not None, "an attempt has ended when all of its ranks have"
     return ReportEnded(
         attempt.key.job_id,
@@ -509,6 +517,7 @@ def _report_ended(attempt: _Attempt) -> ReportEnded:
         started=attempt.started_reported,
         lost=decisive.lost,
         released=attempt.gone,
+        rank=place,
     )
 
 

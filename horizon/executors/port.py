@@ -13,7 +13,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from horizon.core.commands import Report
-from horizon.core.model import Allocation, Inventory
+from horizon.core.model import Allocation, Inventory, StopSignal
 
 
 class ExecutorError(Exception):
@@ -45,6 +45,12 @@ class Launch(Struct, frozen=True):
     working_dir: str | None
     grace_period_s: int
     """For the rest of a gang, when one of its processes fails."""
+    stop_signal: StopSignal
+    """What the processes get before SIGKILL, whoever stops them and whenever."""
+    array: int
+    """Of a task: the number of its array; else 0."""
+    index: int
+    """Of a task: its index there."""
 
 
 class Held(Struct, frozen=True):
@@ -70,20 +76,22 @@ class Executor(Protocol):
     """What the engine needs of any executor. All methods are called from the engine's event loop."""
 
     async def open(self, log_id: str, epoch: int, report: Callable[[Report], None]) -> tuple[Inventory, ...]:
-        """Find the nodes and begin to report; ``epoch`` is carried by every launch from now on.
+        """Find the nodes and begin to report; ``epoch`` is carried by every launch from now on. Devices are
+        reported on once ``adopt`` is done.
 
         Raises ``ExecutorError``, also when what runs here belongs to another log, or to a later epoch of it:
         then the log was replaced or went back in time, and its jobs must not be run over those.
         """
         ...
 
-    async def adopt(self, held: Iterable[Held]) -> frozenset[AttemptKey]:
-        """Take over the attempts of an earlier scheduler.
+    async def adopt(self, held: Iterable[Held], failed: Iterable[str] = ()) -> frozenset[AttemptKey]:
+        """Take over the attempts of an earlier scheduler, and what it was told of the devices.
 
         Those that ended meanwhile are reported with their true exit, those still running are watched, those
         to be stopped are stopped. Gives the attempts this executor has never launched: their launch was
         lost with the scheduler that ordered it, so launching them now cannot run anything twice.
-        Whatever runs on the nodes and is not in ``held`` is an orphan and is killed.
+        Whatever runs on the nodes and is not in ``held`` is an orphan and is killed. ``failed`` are the
+        devices that failed by an executor's word: each is reported when it is well again.
         """
         ...
 
@@ -92,7 +100,8 @@ class Executor(Protocol):
         ...
 
     def stop(self, key: AttemptKey, grace_period_s: int) -> None:
-        """SIGTERM to every process of the attempt, SIGKILL after the grace period; reported when all gone.
+        """Its stop signal to every process of the attempt, SIGKILL after the grace period; reported when all
+        are gone.
 
         A second stop can only shorten the grace period.
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import Final, NamedTuple
 
@@ -97,3 +98,39 @@ def list_live(attempts: str) -> list[tuple[str, int]]:
     """The ranks that have a keeper, or whose keeper was killed: attempt and rank."""
     names = (name.rpartition(".") for name in os.listdir(f"{attempts}/live"))
     return sorted((key, int(rank)) for key, _, rank in names if rank.isdigit())
+
+
+# Checkpoints
+
+
+def checkpoint_path(attempts: str, key: str, rank: int) -> str:
+    """What a job touches to say that its work is saved."""
+    return f"{keeper.attempt_path(attempts, key)}/{rank}.checkpoint"
+
+
+def checkpoint_ns(attempts: str, key: str, rank: int) -> int:
+    """When the job last touched it, by the file system; 0 while it has not.
+
+    A link is looked at, never through: what it leads to may be on a disk that does not answer.
+    """
+    return _touched_ns(checkpoint_path(attempts, key, rank))
+
+
+def reported_checkpoint_ns(attempts: str, key: str, rank: int) -> int:
+    """The touch that was reported last, by whichever scheduler; 0 when none was."""
+    return _touched_ns(checkpoint_path(attempts, key, rank) + ".reported")
+
+
+def keep_reported_checkpoint(attempts: str, key: str, rank: int, touched_ns: int) -> None:
+    """For the next scheduler. A disk that refuses only means that it reports this touch once more."""
+    path = checkpoint_path(attempts, key, rank) + ".reported"
+    with contextlib.suppress(OSError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
+        os.utime(path, ns=(touched_ns, touched_ns))
+
+
+def _touched_ns(path: str) -> int:
+    try:
+        return os.lstat(path).st_mtime_ns
+    except OSError:
+        return 0

@@ -230,11 +230,11 @@ def _order_stop(world: keeper.World, key: str, rank: int, grace_s: int) -> None:
             pidfd = os.pidfd_open(pid)
             try:
                 if keeper.is_locked(fd):
-                    signal.pidfd_send_signal(pidfd, keeper.STOP_SIGNAL)
+                    signal.pidfd_send_signal(pidfd, keeper.WAKE_SIGNAL)
             finally:
                 os.close(pidfd)
         elif pid and keeper.is_locked(fd):
-            os.kill(pid, keeper.STOP_SIGNAL)
+            os.kill(pid, keeper.WAKE_SIGNAL)
     except ProcessLookupError:
         pass  # it has ended, or was killed; the scheduler's round will find out which
     finally:

@@ -82,24 +82,26 @@ async def test_what_is_no_object_is_refused(client: Client) -> None:
 
 
 async def test_unknown_fields_are_all_named(client: Client) -> None:
-    body = job(depends_on=[1], array="1-10", gpus=2, **{"a/b~c": 1})
+    body = job(needs=[1], tasks="1-10", gpus=2, **{"a/b~c": 1})
     answer = await client.ask("POST", "/jobs", body, status=422)
-    assert answer.pointers == ["/depends_on", "/array", "/gpus", "/a~1b~0c"]
-    assert "unknown field 'depends_on'" in answer.json["detail"]
+    assert answer.pointers == ["/needs", "/tasks", "/gpus", "/a~1b~0c"]
+    assert "unknown field 'needs'" in answer.json["detail"]
 
 
 async def test_every_fault_is_named_at_once(client: Client) -> None:
     body = job(
         gpu_count=-1,
         priority=7,
-        labels={"a": 1},
-        environment={"X": None},
+        labels={"a": 1, "b": "c" * 5_000},
+        environment={"X": None, "Y": "fine"},
+        depends_on=[1, {"job": None}, "after_ok:1"],
         command=["a", 3],
         time_limit_s="1h",
     )
     answer = await client.ask("POST", "/jobs", body, status=422)
     assert sorted(answer.pointers) == [
-        "/command/1", "/environment/X", "/gpu_count", "/labels/a", "/priority", "/time_limit_s"
+        "/command/1", "/depends_on/0", "/depends_on/1/job", "/environment/X", "/gpu_count", "/labels/a",
+        "/labels/b", "/priority", "/time_limit_s",
     ]  # fmt: skip
     body = job(user_id="a/b", account="a//b", priority="top", script="echo", working_dir="here", command=[""])
     answer = await client.ask("POST", "/jobs", body, status=422)
@@ -160,7 +162,7 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"gpu_type": "x" * 129}, "/gpu_type"),
     ({"labels": {"": "x"}}, "/labels"),
     ({"labels": {"x" * 129: "x"}}, "/labels"),
-    ({"labels": {"x": "x" * 4_097}}, "/labels"),
+    ({"labels": {"x": "x" * 4_097}}, "/labels/x"),
     ({"labels": {str(n): "" for n in range(65)}}, "/labels"),
     ({"constraints": {"zone": 1}}, "/constraints/zone"),
     ({"nodes": 0}, "/nodes"),
@@ -175,6 +177,30 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"begin_at": "1969-12-31T23:59:59Z"}, "/begin_at"),
     ({"begin_at": "9999-12-31T23:59:59-10:00"}, "/begin_at"),
     ({"begin_at": "2030-13-01T00:00:00Z"}, "/begin_at"),
+    ({"stop_signal": "SIGKILL"}, "/stop_signal"),
+    ({"stop_signal": 15}, "/stop_signal"),
+    ({"depends_on": "after_ok:1"}, "/depends_on"),
+    ({"depends_on": [1]}, "/depends_on/0"),
+    ({"depends_on": ["1"]}, "/depends_on/0"),
+    ({"depends_on": ["after_ok:1"]}, "/depends_on/0"),
+    ({"depends_on": ["after_ok:1_2"]}, "/depends_on/0"),
+    ({"depends_on": ["after_ok:"]}, "/depends_on/0"),
+    ({"depends_on": ["after_ok:x\x00"]}, "/depends_on/0"),
+    ({"depends_on": ["whenever:1"]}, "/depends_on/0"),
+    ({"depends_on": [{"job": 1}]}, "/depends_on/0"),
+    ({"depends_on": [{"job": BIG}]}, "/depends_on/0"),
+    ({"depends_on": [{"job": 0}]}, "/depends_on/0/job"),
+    ({"depends_on": [{"job": 1.5}]}, "/depends_on/0/job"),
+    ({"depends_on": [{"kind": "after_ok"}]}, "/depends_on/0"),
+    ({"depends_on": [{"job": 1, "kind": "whenever"}]}, "/depends_on/0"),
+    ({"depends_on": [{"job": 1, "when": "now"}]}, "/depends_on/0"),
+    ({"depends_on": ["after_ok:1"] * 1_001}, "/depends_on"),
+    ({"array": 10}, "/array"),
+    ({"array": ""}, "/array"),
+    ({"array": "9-0"}, "/array"),
+    ({"array": "0-100000"}, "/array"),
+    ({"array": ",".join(map(str, range(1_001)))}, "/array"),
+    ({"array": "1" * 100_000}, "/array"),
     *(
         ({field: value}, f"/{field}")
         for field in ("gpu_count", "cpu_cores", "nodes", "time_limit_s", "grace_period_s", "max_retries")
@@ -208,6 +234,7 @@ TWICE = [
     b'{"user_id": "a", "command" : "true", "labels": {"x": "1", "x": "2"}}',
     b'{"user_id":"a","command":"x\\":","environment":{"x":"1","y":":","x":"2"}}',
     b'{"user_id":"a","\\u0075ser_id":"b","command":"true"}',
+    b'{"user_id":"a","command":"true","depends_on":[{"job":1,"job":2}]}',
 ]
 
 
@@ -334,6 +361,8 @@ async def test_a_wrong_method_is_told_the_right_ones(client: Client) -> None:
         ("OPTIONS", "/nodes", "GET, HEAD"),
         ("POST", "//health", "GET, HEAD"),
         ("PATCH", "/shares/a", "GET, HEAD, PUT"),
+        ("POST", "/policy", "GET, HEAD, PUT"),
+        ("GET", "/nodes/node-1/drain", "POST"),
     ):
         assert (await client.ask(method, path, status=405)).headers["Allow"] == allowed
 

@@ -61,13 +61,14 @@ async def test_nodes_and_gpus_say_who_has_them(client: Client) -> None:
     job = await client.scheduler.until(job["id"], "Running")
     (node,) = (await client.get("/nodes"))["nodes"]
     assert node == await client.get("/nodes/node-1")
-    assert node["gpus"] == {"total": 8, "free": 5, "held": 3, "releasing": 0}
+    assert node["gpus"] == {"total": 8, "free": 5, "held": 3, "releasing": 0, "failed": 0}
     assert (node["state"], node["gpu_types"], node["simulated"]) == ("up", ["H100"], True)
     assert (node["cpu_cores_held"], node["memory_gb_held"], node["jobs"]) == (2, 4, [1])
     gpus = (await client.get("/gpus?node=node-1"))["gpus"]
     held = [gpu for gpu in gpus if gpu["state"] == "held"]
     assert [gpu["uuid"] for gpu in held] == job["gpu_ids"]
-    assert held[0]["job"] == {"id": job["id"], "number": 1, "user_id": "alice"}
+    nobodys = {"array_number": None, "array_index": None}
+    assert held[0]["job"] == {"id": job["id"], "number": 1, "user_id": "alice", **nobodys}
     assert [gpu["job"] for gpu in gpus if gpu["state"] == "free"] == [None] * 5
     assert (await client.get("/gpus?node=other"))["gpus"] == []
     await client.get("/nodes/other", 404)
@@ -128,7 +129,13 @@ NO_SHARES: list[tuple[str, Any, str]] = [
     ("a", {"weight": 0}, "/weight"),
     ("a", {"weight": 1_000_001}, "/weight"),
     ("a", {"weight": 1.5}, "/weight"),
-    ("a", {}, "/weight"),
+    ("a", {}, ""),
+    ("a", {"kind": "account"}, ""),
+    ("a", {"max_gpus": -1, "kind": "account"}, "/max_gpus"),
+    ("a", {"max_gpus": 1_000_001, "kind": "account"}, "/max_gpus"),
+    ("a", {"guaranteed_gpus": None, "kind": "account"}, "/guaranteed_gpus"),
+    ("a", {"max_gpus": 2, "guaranteed_gpus": 3, "kind": "account"}, "/guaranteed_gpus"),
+    ("a/b", {"max_gpus": 2, "kind": "user"}, "/max_gpus"),
     ("a", {"weight": 1, "kind": "group"}, "/kind"),
     ("a", {"weight": 1, "wait": 1}, "/wait"),
     ("a//b", {"weight": 1, "kind": "account"}, "path"),
@@ -147,6 +154,86 @@ async def test_a_share_that_cannot_be_is_refused(client: Client) -> None:
         (fault,) = answer.json["errors"]
         assert where in (fault.get("pointer"), fault.get("parameter")), (path, body)
     assert (await client.get("/shares"))["shares"] == []
+
+
+async def test_an_account_is_given_bounds(client: Client) -> None:
+    await client.ask("PUT", "/shares/research", {"max_gpus": 4}, status=404)
+    body = {"max_gpus": 4, "guaranteed_gpus": 2, "weight": 3, "kind": "account"}
+    answer = (await client.ask("PUT", "/shares/research", body, status=200)).json
+    assert (answer["max_gpus"], answer["guaranteed_gpus"], answer["weight"]) == (4, 2, 3)
+    assert answer == await client.get("/shares/research")
+    answer = (await client.ask("PUT", "/shares/research", {"guaranteed_gpus": 4}, status=200)).json
+    assert (answer["max_gpus"], answer["guaranteed_gpus"], answer["weight"]) == (4, 4, 3)
+    answer = (await client.ask("PUT", "/shares/research", {"max_gpus": None}, status=200)).json
+    assert answer["max_gpus"] is None
+    assert answer == await client.get("/shares/research")
+    job = await client.submit(account="research", gpu_count=6)
+    await client.scheduler.until(job["id"], "Completed")
+
+
+async def test_a_bound_keeps_an_account_from_more(client: Client) -> None:
+    await client.ask("PUT", "/shares/research", {"max_gpus": 4, "kind": "account"}, status=200)
+    job = await client.submit(account="research", gpu_count=5)
+    assert "at most 4 GPUs" in (await client.get(f"/jobs/{job['id']}"))["reason"]
+
+
+async def test_a_weight_and_bounds_are_set_together_or_not_at_all(client: Client) -> None:
+    await client.submit(account="research", hold=True)
+    await client.ask("PUT", "/shares/research", {"max_gpus": 4, "weight": 2}, status=200)
+    before = await client.get("/shares/research")
+    for path, body, pointer in (
+        ("research", {"weight": 9, "guaranteed_gpus": 5}, "/guaranteed_gpus"),
+        ("research/alice", {"weight": 9, "max_gpus": 5}, "/max_gpus"),
+    ):
+        answer = await client.ask("PUT", f"/shares/{path}", body, status=422)
+        assert answer.pointers == [pointer]
+    assert await client.get("/shares/research") == before
+    assert (await client.get("/shares/research/alice"))["weight"] == 1
+
+
+async def test_a_key_makes_a_weight_and_bounds_safe_to_send_again(client: Client) -> None:
+    body = {"weight": 2, "max_gpus": 4, "kind": "account"}
+    headers = {"Idempotency-Key": "k"}
+    first = await client.ask("PUT", "/shares/research", body, headers=headers, status=200)
+    await client.ask("PUT", "/shares/research", {"weight": 5, "max_gpus": 5}, status=200)
+    again = await client.ask("PUT", "/shares/research", body, headers=headers, status=200)
+    assert again.body == first.body
+    assert (await client.get("/shares/research"))["max_gpus"] == 5
+    await client.ask("PUT", "/shares/research", {**body, "max_gpus": 3}, headers=headers, status=422)
+
+
+async def test_siblings_are_ranked_and_compared(client: Client) -> None:
+    job = await client.submit(account="research", command="sleep 60", gpu_count=4, grace_period_s=0)
+    await client.scheduler.until(job["id"], "Running")
+    await client.submit(account="ads", user_id="bob", hold=True)
+    shares = {share["path"]: share for share in (await client.get("/shares"))["shares"]}
+    assert {path: share["rank"] for path, share in shares.items()} == {
+        "research": 2,
+        "research/alice": 1,
+        "ads": 1,
+        "ads/bob": 1,
+    }
+    research = shares["research"]
+    assert (research["held_gpu"], research["charged_ahead_gpu_s"]) == (4, 4 * 3_600)
+    found = await client.get("/shares/compare?first=research/alice&second=ads")
+    assert (found["parent"], found["first"]["path"], found["second"]["path"]) == (None, "research", "ads")
+    assert found["ahead"] == "ads"
+    assert found["why"].startswith("ads goes before research")
+    assert found["first"]["rank"] == 2
+
+
+async def test_what_cannot_be_compared_is_refused(client: Client) -> None:
+    await client.submit(account="research", hold=True)
+    for query, parameter in (
+        ("", "first"),
+        ("?first=research", "second"),
+        ("?first=research&second=", "second"),
+        ("?first=research&second=research/alice", "second"),
+        ("?first=research&second=research", "second"),
+    ):
+        fault = (await client.ask("GET", f"/shares/compare{query}", status=422)).json["errors"][0]
+        assert fault["parameter"] == parameter
+    await client.get("/shares/compare?first=research&second=nobody", 404)
 
 
 async def test_a_user_may_stand_under_the_deepest_account(client: Client) -> None:

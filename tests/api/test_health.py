@@ -133,6 +133,37 @@ async def test_metrics_tell_what_is_there(client: Client) -> None:
     assert found["horizon_log_position",] == client.scheduler.engine.state.position
     assert found["horizon_events_appended_total",] == found["horizon_log_position",]
     assert found["horizon_wait_seconds_count",] == 1
+    assert found["horizon_policy_version",] == 1
+    assert found["horizon_claims",] == found["horizon_bookings",] == 0
+
+
+async def test_metrics_tell_what_takes_no_work(client: Client) -> None:
+    uuid = (await client.get("/gpus"))["gpus"][0]["uuid"]
+    await client.ask("POST", f"/gpus/{uuid}/fail", status=200)
+    await client.ask("POST", "/nodes/node-1/drain", status=200)
+    found = await metrics(client)
+    assert found["horizon_gpus", "H100", "failed"] == 1
+    assert found["horizon_gpus", "H100", "free"] == 7
+    assert {state: found["horizon_nodes", state] for state in ("up", "cordoned", "draining", "drained")} == {
+        "up": 0,
+        "cordoned": 0,
+        "draining": 0,
+        "drained": 1,
+    }
+
+
+async def test_metrics_tell_how_good_planned_starts_were(client: Client) -> None:
+    first = await client.submit(command="sleep 0.5", gpu_count=8, time_limit_s=3_600)
+    await client.scheduler.until(first["id"], "Running")
+    second = await client.submit(gpu_count=8)
+    await client.scheduler.until(second["id"], "Completed")
+    found = await metrics(client)
+    assert found["horizon_start_error_seconds_count", "early"] == 1
+    assert found["horizon_start_error_seconds_count", "late"] == 0
+    assert 3_500 < found["horizon_start_error_seconds_sum", "early"] <= 3_600
+    assert found["horizon_start_error_seconds_bucket", "2047.0", "early"] == 0
+    assert found["horizon_start_error_seconds_bucket", "4095.0", "early"] == 1
+    assert found["horizon_start_planned_ahead_seconds_total",] > 3_500
 
 
 # --- the description ----------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 
 import asyncpg
 
@@ -52,14 +53,16 @@ async def test_a_key_belongs_to_one_request(client: Client) -> None:
 
 async def test_cancel_change_batch_and_share_take_keys_as_well(client: Client) -> None:
     await client.ask("POST", "/jobs", BODY, status=201)
-    for method, path, body in (
+    changes: list[tuple[str, str, Any]] = [
         ("PATCH", "/jobs/1", {"priority": "High"}),
         ("DELETE", "/jobs/1?reason=x", None),
         ("POST", "/jobs/batch", {"jobs": [BODY] * 3}),
         ("PUT", "/shares/a", {"weight": 2, "kind": "account"}),
-    ):
-        first = await client.ask(method, path, body, headers=key(method + path))
-        again = await client.ask(method, path, body, headers=key(method + path))
+        ("PUT", "/shares/a", {"guaranteed_gpus": 2}),
+    ]
+    for number, (method, path, body) in enumerate(changes):
+        first = await client.ask(method, path, body, headers=key(f"change-{number}"))
+        again = await client.ask(method, path, body, headers=key(f"change-{number}"))
         assert first.status == again.status < 300
         assert first.body == again.body
         assert "Idempotency-Replayed" not in first.headers

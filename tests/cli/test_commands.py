@@ -53,7 +53,7 @@ def test_every_option_reaches_the_job(up: Up) -> None:
         "--priority", "high", "--name", "all [bold]of it", "--account", "research/nlp", "--user", "zoe",
         "--env", "A=b=c", "--env", "FROM_HERE", "--time-limit", "1h30m", "--grace", "5s", "--retries", "2",
         "--constraint", "zone=a", "--label", "team=x", "--label", "run=1", "--comment", "why not", "--hold",
-        "--begin", "2099-01-01T00:00Z", "--exclusive", "--preemptible", "--", "true",
+        "--begin", "2099-01-01T00:00Z", "--exclusive", "--preemptible", "--signal", "usr1", "--", "true",
     )  # fmt: skip
     shown = up.json("show", job)
     expected = {
@@ -62,7 +62,7 @@ def test_every_option_reaches_the_job(up: Up) -> None:
         "job_name": "all [bold]of it", "account": "research/nlp", "user_id": "zoe", "time_limit_s": 5_400,
         "environment": {"A": "b=c", "FROM_HERE": "yes"}, "grace_period_s": 5, "max_retries": 2,
         "constraints": {"zone": "a"}, "labels": {"team": "x", "run": "1"}, "comment": "why not", "hold": True,
-        "exclusive": True, "preemptible": True, "state": "Queued",
+        "exclusive": True, "preemptible": True, "stop_signal": "SIGUSR1", "state": "Queued",
     }  # fmt: skip
     assert {name: shown[name] for name in expected} == expected
     assert shown["begin_at"].startswith("2099-01-01T00:00:00")
@@ -157,6 +157,73 @@ def test_holding_and_releasing(up: Up) -> None:
     assert up.run("hold", job).returncode == 5
 
 
+def test_an_array_is_one_line_until_its_tasks_are_asked_for(up: Up) -> None:
+    command = "echo task $HORIZON_ARRAY_INDEX; test $HORIZON_ARRAY_INDEX = 0 || sleep 60"
+    array = up.submit("--array", "0-8:2%2", "--name", "sweep", "--grace", "0", "--", command)
+    up.until(f"{array}_0", "Completed")
+    for index in (2, 4):
+        up.until(f"{array}_{index}", "Running")
+    listed = [line.split() for line in up.ok("ps", "--name", "sweep").splitlines()[1:]]
+    assert [line[0] for line in listed] == [f"{array}_4", f"{array}_2", f"{array}_[0-8:2%2]"]
+    assert "5 tasks, 2 queued, 2 running, 1 completed" in up.ok("ps", "--name", "sweep")
+    singly = [line.split()[0] for line in up.ok("ps", "--array", array).splitlines()[1:]]
+    assert singly == [f"{array}_{index}" for index in (8, 6, 4, 2)]
+    assert len(up.json("ps", "--name", "sweep", "--tasks", "--all")["jobs"]) == 5
+    assert up.ok("logs", f"{array}_0") == "task 0\n"
+    done = up.run("logs", array)
+    assert done.returncode == 4
+    assert f"name a task, such as {array}_0" in done.stderr
+    shown = up.ok("show", array)
+    assert "0-8:2%2" in shown
+    assert "5 tasks" in shown
+    assert f"{array}_4" in up.ok("show", f"{array}_4")
+    assert f"{array}_6" in up.ok("queue")
+    assert f"{array}_2" in up.ok("gpus")
+    assert up.ok("cancel", f"{array}_8") == f"job {array}_8 cancelled\n"
+    assert up.ok("cancel", array) == f"job {array} cancelled\n"
+    assert up.run("ps", "--array", "999999").returncode == 1
+
+
+def test_waiting_for_an_array_is_waiting_for_all_its_tasks(up: Up) -> None:
+    assert up.run("submit", "--array", "1-3", "--wait", "--", "true").returncode == 0
+    command = "test $HORIZON_ARRAY_INDEX != 2"
+    failed = up.run("submit", "--array", "1-3", "--wait", "--", command)
+    assert failed.returncode == 1
+    assert "failed" in failed.stderr
+    assert up.run("submit", "--array", "1-3", "--follow", "--", "true").returncode == 2
+
+
+def test_a_job_waits_for_others(up: Up) -> None:
+    first = up.submit("--hold", "--", "true")
+    options = [("--after-ok", "after_ok"), ("--after-any", "after_any"), ("--after-start", "after_start")]
+    job = up.submit(*(word for option, _ in options for word in (option, first)), "--", "true")
+    assert sorted(one["kind"] for one in up.json("show", job)["depends_on"]) == sorted(
+        kind for _, kind in options
+    )
+    assert f"after_ok of job {first}" in up.ok("show", job)
+    failing = up.submit("--after-not-ok", first, "--", "true")
+    up.ok("release", first)
+    up.until(job, "Completed")
+    up.until(failing, "Failed")
+    refused = up.run("submit", "--after-ok", first, "--after-any", "999999", "--", "true")
+    assert refused.returncode == 1
+    assert "--after-any: there is no job 999999" in refused.stderr
+    refused = up.run("submit", "--array", "9-1", "--", "true")
+    assert "--array: at character 1" in refused.stderr
+
+
+def test_a_running_job_goes_back_to_the_queue(up: Up) -> None:
+    job = up.submit("--grace", "0", "--", "sleep", "60")
+    up.until(job, "Running")
+    assert up.ok("checkpoint", job) == f"job {job} has saved its work\n"
+    assert up.ok("requeue", job, "--reason", "new driver") == f"job {job} goes back to the queue\n"
+    eventually(lambda: up.json("show", job)["attempt"] == 2, "another attempt")
+    assert "new driver" in up.ok("events", "--job", job)
+    up.ok("cancel", job)
+    assert up.run("requeue", job).returncode == 5
+    assert up.run("checkpoint", job).returncode == 5
+
+
 def test_the_cluster(up: Up) -> None:
     gate = up.submit("--gpus", "8", "--", "sleep", "60")
     up.until(gate, "Running")
@@ -237,6 +304,7 @@ def test_wrong_command_lines(up: Up, tmp_path: Path) -> None:
         ("submit", "--label", "nothing", "--", "true"),
         ("submit", "--env", "NOT_SET_ANYWHERE", "--", "true"),
         ("submit", "--priority", "extreme", "--", "true"),
+        ("submit", "--signal", "KILL", "--", "true"),
         ("ps", "--state", "asleep"),
         ("frobnicate",),
         ("--url", "ftp://x", "ps"),

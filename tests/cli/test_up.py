@@ -140,6 +140,19 @@ def test_a_node_without_gpus_takes_cpu_jobs(start_up: Callable[..., Up]) -> None
     assert up.run("submit", "--cpus", "1", "--wait", "--", "true").returncode == 0
 
 
+def test_a_node_has_the_labels_it_is_given(start_up: Callable[..., Up]) -> None:
+    up = start_up("--no-gpus", "--label", "rack=r2", "--label", "zone=a")
+    assert up.json("nodes")["nodes"][0]["labels"] == {"rack": "r2", "zone": "a"}
+    options = ("submit", "--cpus", "1", "--wait", "--constraint", "rack=r2")
+    assert up.run(*options, "--", "true").returncode == 0
+
+
+def test_pretended_nodes_have_their_labels_in_their_description(home: Path) -> None:
+    done = run(home / "data", "up", *SIMULATE, "--label", "rack=r2")
+    assert done.returncode == 2
+    assert "8xH100@K=V" in done.stderr
+
+
 def test_a_postgres_that_is_not_there(home: Path) -> None:
     done = run(home / "data", "up", *SIMULATE, DATABASE_URL="postgresql://nobody@127.0.0.1:9/none")
     assert done.returncode == 1

@@ -7,8 +7,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from horizon.cli import main, output, values
+from horizon.cli import policy as policies
 from horizon.cli.submit import _OPTION_OF
-from horizon.core.model import JobState, Priority
+from horizon.core.model import DependencyKind, JobState, Priority, StopSignal
+from horizon.core.policy import Policy
 
 
 @pytest.mark.parametrize(
@@ -58,12 +60,23 @@ def test_moments() -> None:
             values.parse_moment(text, now)
 
 
+def test_signals() -> None:
+    for text in ("SIGUSR1", "usr1", "SigUsr1"):
+        assert values.parse_signal(text) == "SIGUSR1"
+    for text in ("SIGKILL", "9", "", "SIG"):
+        with pytest.raises(ValueError, match="cannot be chosen"):
+            values.parse_signal(text)
+
+
 def test_the_words_are_those_of_the_core() -> None:
     """The client spells them out, so as not to import the core for them."""
     assert list(values.PRIORITIES) == [priority.value for priority in Priority]
     assert list(values.STATES) == [state.value for state in JobState]
     assert list(values.ACTIVE_STATES) == [state.value for state in JobState if not state.ended]
     assert set(output.STATE_STYLES) == set(values.STATES)
+    assert list(values.SIGNALS) == [signal.value for signal in StopSignal]
+    assert list(values.DEPENDENCY_KINDS) == [kind.value for kind in DependencyKind]
+    assert tuple(policies.KINDS) == Policy.__struct_fields__
 
 
 def test_every_wire_field_of_a_submission_has_an_option() -> None:

@@ -117,10 +117,10 @@ class World:
         return self.when(cmd.Submit(job_id(self.state.next_number), spec(user_id, **fields)))
 
     def started(self, number: int = 1) -> World:
-        return self.when(cmd.ReportStarted(job_id(number), self.job(number).attempt))
+        return self.when(cmd.ReportStarted(self.job(number).id, self.job(number).attempt))
 
     def ended(self, number: int = 1, exit: Exit = OK, **fields: Any) -> World:
-        return self.when(cmd.ReportEnded(job_id(number), self.job(number).attempt, exit, **fields))
+        return self.when(cmd.ReportEnded(self.job(number).id, self.job(number).attempt, exit, **fields))
 
     def job(self, number: int = 1) -> Job:
         found = self.state.job_numbered(number)
@@ -134,6 +134,14 @@ class World:
     def starts(self) -> list[int]:
         """The numbers of the jobs that the last cycle placed, in order."""
         return [self.state.jobs[e.job_id].number for e in self.happened if isinstance(e, ev.JobScheduled)]
+
+    def stops(self) -> list[tuple[int, int]]:
+        """The numbers of the jobs that the last cycle asked to make way, each with that of the other."""
+        return [
+            (self.state.jobs[e.job_id].number, self.state.jobs[e.by].number)
+            for e in self.happened
+            if isinstance(e, ev.PreemptionRequested)
+        ]
 
     def placements(self) -> tuple[Placement, ...]:
         [scheduled] = [e for e in self.happened if isinstance(e, ev.JobScheduled)]

@@ -1,92 +1,107 @@
-"""Seeded random lives of a small cluster, with the rules that must hold after every step."""
+"""Random lives under audit: a few hundred here, thousands every night (``make nightly``)."""
 
 from __future__ import annotations
 
 import random
+from collections import Counter
+from collections.abc import Callable
 
+import msgspec
 import pytest
 
-from horizon.core import commands as cmd
-from horizon.core.model import AllocationState, Exit, JobState, Priority
-from horizon.core.schedule import schedule
-from tests.core.spec import World, given, job_id, node
+from horizon.core import events as ev
+from horizon.core.model import JobState
+from tests.core.checker import Broken, Checker
+from tests.core.worlds import live
 
-SEEDS = range(60)
-STEPS = 120
-Q, S, R = JobState.QUEUED, JobState.SCHEDULED, JobState.RUNNING
-
-
-def step(world: World, rng: random.Random) -> None:
-    world.later(rng.choice([0, 0, 1, 30]))
-    number = rng.randint(1, max(1, len(world.state.numbered)))
-    job = world.state.job_numbered(number)
-    match rng.randrange(10):
-        case 0 | 1 | 2:
-            world.submit(
-                rng.choice("abc"),
-                account=rng.choice(["x", "x/y", "z"]),
-                gpu_count=rng.choice([1, 1, 2, 3, 6]),
-                priority=rng.choice(list(Priority)),
-                time_limit_s=rng.choice([0, 20]),
-                max_retries=rng.choice([0, 1]),
-                hold=rng.random() < 0.1,
-                exclusive=rng.random() < 0.1,
-                begin_at_us=world.now_us + rng.choice([0, 0, 40_000_000]),
-            )
-        case 3:
-            world.when(cmd.Cancel(job_id(number)))
-        case 4:
-            changes = {"hold": rng.random() < 0.4, "priority": rng.choice(list(Priority))}
-            world.when(cmd.Update(job_id(number), **changes))
-        case 5 | 6 if job:
-            world.started(number)
-        case 7 | 8 if job:
-            exit = rng.choice([Exit(exit_code=0), Exit(exit_code=1), Exit(signal=9)])
-            kind = rng.choice([{}, {}, {"released": False}, {"lost": True}, {"started": False}])
-            if kind.get("started") is not False or job.state is S:
-                world.ended(number, exit, **kind)
-        case 9 if job:
-            if rng.random() < 0.5:
-                world.when(cmd.Preempt(job_id(number), "someone", "because"))
-            elif job.allocation_state is AllocationState.RELEASING:
-                world.when(cmd.ReportReleased(job_id(number), job.attempt))
-    world.cycle()
+LIVES = 200
+A_BATCH = 10
+SEEDS = range(LIVES)
 
 
-def check_nothing_idle_that_fits(world: World) -> None:
-    """Work conserving: after a cycle, another one at the same moment finds nothing to start."""
-    assert schedule(world.state, world.now_us).events == ()
+@pytest.mark.parametrize("first", range(0, LIVES, A_BATCH))
+def test_the_rules_hold_through_random_lives(first: int) -> None:
+    for seed in range(first, first + A_BATCH):
+        live(seed)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_the_rules_hold_through_a_random_life(seed: int) -> None:
-    rng = random.Random(seed)
-    world = given(node("a", 4), node("b", 2), node("c", 4, "A100"))
-    for number in range(STEPS):
-        step(world, rng)
-        if number % 10 == 0:
-            world.cycle()
-            check_nothing_idle_that_fits(world)
-    world.check()
-    waiting = {job.number for job in world.state.numbered if job.eligible}
-    assert waiting == set(world.state.queue.order(1_000_000, world.now_us)), (
-        f"seed {seed}: the queue lost a job"
-    )
-
-
-def test_random_lives_make_every_move_that_a_job_can_make() -> None:
+def test_random_lives_make_every_move_and_see_every_kind_of_event() -> None:
+    """What never happens in them is not tested by them."""
     moves: set[tuple[JobState, JobState]] = set()
-    for seed in SEEDS:
-        rng = random.Random(seed)
-        world = given(node("a", 4), node("b", 2), node("c", 4, "A100"))
-        for _ in range(STEPS):
-            step(world, rng)
-        moves |= world.moves
+    seen: Counter[str] = Counter()
+    for seed in range(60):
+        life = live(seed)
+        moves |= life.world.moves
+        seen.update(life.checker.seen)
+    q, s, r, p = JobState.QUEUED, JobState.SCHEDULED, JobState.RUNNING, JobState.PREEMPTED
+    completed, failed, cancelled = JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED
     reachable = {
-        (Q, S), (Q, JobState.CANCELLED),
-        (S, R), (S, Q), (S, JobState.FAILED), (S, JobState.CANCELLED),
-        (R, JobState.COMPLETED), (R, JobState.FAILED), (R, JobState.PREEMPTED), (R, Q),
-        (R, JobState.CANCELLED),
-        (JobState.PREEMPTED, Q),
+        (q, s), (q, cancelled), (q, failed), (s, r), (s, q), (s, failed), (s, cancelled),
+        (r, completed), (r, failed), (r, p), (r, q), (r, cancelled), (p, q),
     }  # fmt: skip
     assert moves == reachable
+    assert {kind.__name__ for kind in ev.EVENT_TYPES} - seen.keys() == {"LeaderElected"}
+
+
+# --- who audits the auditor ---------------------------------------------------------------------------
+
+Log = list[ev.Recorded]
+
+
+def forged(log: Log, at: int, event: ev.Event) -> Log:
+    """The log with another event in this place."""
+    return [*log[:at], msgspec.structs.replace(log[at], event=event), *log[at + 1 :]]
+
+
+def without(log: Log, at: int) -> Log:
+    """The log as if this had never been recorded."""
+    moved = [msgspec.structs.replace(one, position=one.position - 1) for one in log[at + 1 :]]
+    return [*log[:at], *moved]
+
+
+def places(log: Log, kind: type[ev.Event]) -> list[int]:
+    return [index for index, recorded in enumerate(log) if type(recorded.event) is kind]
+
+
+def more_devices(log: Log, at: int) -> Log:
+    event = log[at].event
+    assert isinstance(event, ev.JobScheduled)
+    first = event.allocation[0]
+    given = msgspec.structs.replace(first, gpu_ids=(*first.gpu_ids, "GPU-of-nobody"))
+    return forged(log, at, msgspec.structs.replace(event, allocation=(given, *event.allocation[1:])))
+
+
+def another_amount(log: Log, at: int) -> Log:
+    event = log[at].event
+    assert isinstance(event, ev.PreemptionRequested | ev.JobPreempted)
+    return forged(log, at, msgspec.structs.replace(event, lost_gpu_us=event.lost_gpu_us + 1))
+
+
+FORGERIES: dict[str, tuple[type[ev.Event], Callable[[Log, int], Log]]] = {
+    "a start that is not in the log": (ev.JobScheduled, without),
+    "an end that is not in the log": (ev.AllocationReleased, without),
+    "a job that nobody submitted": (ev.JobSubmitted, without),
+    "a device more than was asked for": (ev.JobScheduled, more_devices),
+    "another amount of work lost": (ev.PreemptionRequested, another_amount),
+    "another amount lost in the end": (ev.JobPreempted, another_amount),
+}
+
+
+@pytest.mark.parametrize("forgery", FORGERIES)
+def test_the_checker_sees_a_forged_log(forgery: str) -> None:
+    kind, forge = FORGERIES[forgery]
+    rng = random.Random(forgery)
+    tried = 0
+    for seed in range(40):
+        log = live(seed).world.log
+        for at in rng.sample(places(log, kind), min(2, len(places(log, kind)))):
+            tried += 1
+            with pytest.raises(Broken):
+                read(forge(log, at))
+    assert tried
+
+
+def read(log: Log) -> None:
+    checker = Checker()
+    for recorded in log:
+        checker.see(recorded)

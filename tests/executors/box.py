@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from horizon.core.commands import Report, ReportEnded, ReportReleased, ReportStarted
-from horizon.core.model import Placement
+from horizon.core.model import Placement, StopSignal
 from horizon.executors.inventory import simulated
 from horizon.executors.local import LocalExecutor
 from horizon.executors.port import AttemptKey, Held, Launch
@@ -44,6 +44,7 @@ def a_launch(
     working_dir: Path | str | None = None,
     epoch: int = 1,
     grace_s: int = 5,
+    stop_signal: StopSignal = StopSignal.SIGTERM,
 ) -> Launch:
     return Launch(
         key=key or new_key(),
@@ -57,6 +58,9 @@ def a_launch(
         environment=environment or {},
         working_dir=None if working_dir is None else str(working_dir),
         grace_period_s=grace_s,
+        stop_signal=stop_signal,
+        array=0,
+        index=0,
     )
 
 
@@ -98,7 +102,8 @@ class Box:
         return launch.key
 
     def of(self, key: AttemptKey) -> list[Report]:
-        return [report for report in self.reports if report.job_id == key.job_id]
+        """What was reported of an attempt, in this order."""
+        return [report for report in self.reports if getattr(report, "job_id", None) == key.job_id]
 
     def ended(self, key: AttemptKey) -> ReportEnded | None:
         return next((report for report in self.of(key) if isinstance(report, ReportEnded)), None)

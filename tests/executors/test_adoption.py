@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from horizon.core.commands import ReportEnded, ReportStarted
-from horizon.core.model import Exit
+from horizon.core.model import Exit, StopSignal
 from horizon.executors.port import Launch
 from tests.executors.box import Box, a_launch, carriers, held, until
 
@@ -113,6 +113,23 @@ async def test_a_stop_that_was_under_way_is_carried_on(tmp_path: Path, owners: l
     box = Box(tmp_path)
     await box.open(2, held(launch, stopping=True, grace_s=0))
     assert (await box.released(launch.key)).exit == Exit(signal=signal.SIGKILL)
+    await box.close()
+
+
+async def test_the_next_scheduler_stops_a_job_by_the_signal_that_it_was_launched_with(
+    tmp_path: Path, owners: list[Owner]
+) -> None:
+    trap = "trap 'echo interrupted; exit 9' INT; echo ready; while :; do sleep 0.01; done"
+    launch = a_launch(trap, stop_signal=StopSignal.SIGINT)
+    owners.append(owner := Owner(tmp_path, launch))
+    owner.wait_for("ReportStarted")
+    owner.kill()
+    box = Box(tmp_path)
+    await box.open(2, held(launch))
+    await box.printed(launch.key, b"ready")
+    box.executor.stop(launch.key, 30)
+    assert (await box.released(launch.key)).exit == Exit(exit_code=9)
+    assert box.output(launch.key) == b"ready\ninterrupted\n"
     await box.close()
 
 

@@ -44,6 +44,17 @@ def test_a_type_nobody_knows_has_a_modest_memory() -> None:
     assert simulated("1xNextThing")[0].devices[0].memory_mib == 16 * 1024
 
 
+def test_pretend_nodes_may_be_labelled() -> None:
+    nodes = simulated("2*8xH100@rack=r1@zone=a.b,8xH100@rack=r2, 4xA100")
+    assert [node.labels for node in nodes] == [
+        {"rack": "r1", "zone": "a.b"},
+        {"rack": "r1", "zone": "a.b"},
+        {"rack": "r2"},
+        {},
+    ]
+    assert nodes[0].devices == simulated("8xH100")[0].devices
+
+
 @pytest.mark.parametrize(
     "spec",
     [
@@ -62,6 +73,9 @@ def test_a_type_nobody_knows_has_a_modest_memory() -> None:
             "8 x H100",
         ),
         *("8xH/100", "100001xH100", "1000*1000xH100", "99999999999xH100", "٨xH100"),
+        *("8xH100@", "8xH100@rack", "8xH100@rack=", "8xH100@=r1", "8xH100@rack=r1@", "8xH100@a=b=c"),
+        *("@rack=r1", "8xH100 @rack=r1", "8xH100@rack=r1@rack=r2", "8xH100@r/1=x", "8xH100@rack=r1,@zone=a"),
+        "1xH100" + "".join(f"@label-{number}=x" for number in range(65)),
     ],
 )
 def test_a_bad_spec_is_refused_with_the_grammar(spec: str) -> None:
@@ -108,10 +122,13 @@ def test_the_gpus_of_this_machine_are_found() -> None:
     assert node.devices
     assert all(device.uuid.startswith(("GPU-", "MIG-")) for device in node.devices)
     assert all(device.memory_mib > 0 and device.gpu_type for device in node.devices)
+    assert discover({"rack": "r1"}).labels == {"rack": "r1"}
 
 
 def test_a_machine_without_gpus_is_still_a_node() -> None:
+    assert without_gpus({"rack": "r1"}).labels == {"rack": "r1"}
     node = without_gpus()
+    assert node.labels == {}
     assert node.cpu_cores == len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else True
     assert node.memory_mib > 0
     assert node.devices == ()

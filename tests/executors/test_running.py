@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from horizon.core.commands import ReportEnded, ReportReleased, ReportStarted
-from horizon.core.model import Exit
+from horizon.core.model import Exit, StopSignal
 from horizon.executors.local import LocalExecutor
 from horizon.executors.port import ExecutorError, Held
 from tests.executors.box import Box, a_launch, carriers, is_gone, new_key, until
@@ -200,10 +201,16 @@ async def test_the_environment_names_the_job_and_its_gpus(
         "HORIZON_NODE_COUNT": "1",
         "HORIZON_NODE_LIST": "node-1",
         "HORIZON_GPU_COUNT": "2",
+        "HORIZON_CHECKPOINT_FILE": f"{box.attempts}/{launch.key}/0.checkpoint",
     }
     assert wanted.items() <= got.items()
-    assert "HORIZON_TOKEN" not in got
-    assert "DATABASE_URL" not in got
+    assert not {"HORIZON_TOKEN", "DATABASE_URL", "HORIZON_ARRAY_INDEX"} & got.keys()
+
+
+async def test_a_task_of_an_array_is_told_its_index(box: Box) -> None:
+    launch = structs.replace(a_launch("echo $HORIZON_ARRAY_NUMBER $HORIZON_ARRAY_INDEX"), array=12, index=0)
+    await box.run(launch)
+    assert box.output(launch.key) == b"12 0\n"
 
 
 async def test_a_job_without_gpus_sees_none(box: Box) -> None:
@@ -265,6 +272,23 @@ async def test_a_stop_lets_the_job_end_by_itself(box: Box) -> None:
     box.executor.stop(key, 30)
     assert (await box.released(key)).exit == Exit(exit_code=9)
     assert box.output(key) == b"ready\nbye\n"
+
+
+@pytest.mark.parametrize("stop_signal", StopSignal)
+async def test_a_job_is_stopped_by_the_signal_that_it_asked_for(box: Box, stop_signal: StopSignal) -> None:
+    number = signal.Signals[stop_signal.value]
+    traps = "; ".join(f"trap 'echo {each}; exit 9' {each.removeprefix('SIG')}" for each in StopSignal)
+    plain = box.launch(a_launch(("sleep", "1000"), stop_signal=stop_signal))
+    trapped = box.launch(
+        a_launch(f"{traps}; echo ready; while :; do sleep 0.01; done", stop_signal=stop_signal)
+    )
+    await box.printed(trapped, b"ready")
+    await box.started(plain)
+    for key in (plain, trapped):
+        box.executor.stop(key, 30)
+    assert (await box.released(plain)).exit == Exit(signal=number)
+    assert (await box.released(trapped)).exit == Exit(exit_code=9)
+    assert box.output(trapped).decode() == f"ready\n{stop_signal}\n"
 
 
 async def test_what_ignores_sigterm_is_killed_after_the_grace_period(box: Box) -> None:
@@ -410,8 +434,9 @@ async def test_hundreds_of_jobs_at_once_all_tell_how_they_ended(box: Box) -> Non
 async def test_a_full_disk_loses_output_but_neither_the_exit_code_nor_a_stop(small_disk: Path) -> None:
     box = Box(small_disk)
     await box.open()
-    filler = box.launch(a_launch("head -c 1000000 /dev/zero; exit 6", working_dir="/"))
     waiter = box.launch(a_launch("trap '' TERM; echo ready; while :; do sleep 0.05; done", working_dir="/"))
+    await box.printed(waiter, b"ready")
+    filler = box.launch(a_launch("head -c 1000000 /dev/zero; exit 6", working_dir="/"))
     ended = await box.released(filler)
     assert ended.exit.exit_code == 6
     assert ended.exit.error == "no space left on the disk that holds its output"

@@ -160,6 +160,32 @@ def test_rank_is_zero_beyond_the_limit_and_for_a_job_that_does_not_wait(queue: A
     assert queue.rank(4, NOW_US) == 0
 
 
+def test_with_fifo_a_priority_is_walked_by_number_alone_whoever_owns_the_jobs(queue: Any) -> None:
+    queue.hold(ANN, 5000, NOW_US)
+    fill(queue, (1, ANN), (2, ANN), (3, BOB), (4, ANN))
+    queue.enqueue(5, HIGH, ANN, 0)
+    assert queue.order(9, NOW_US) == [5, 3, 1, 2, 4]
+    assert queue.order(9, NOW_US, fifo=True) == [5, 1, 2, 3, 4]
+    assert queue.order(2, NOW_US, fifo=True) == [5, 1]
+    assert [queue.rank(number, NOW_US, fifo=True) for number in (1, 2, 3, 4, 5)] == [2, 3, 4, 5, 1]
+    assert queue.rank(4, NOW_US, limit=4, fifo=True) == 0
+    assert list(iter(queue.walk(NOW_US, fifo=True).next, 0)) == [5, 1, 2, 3, 4]
+
+
+def test_with_fifo_the_depth_of_an_owner_in_the_tree_makes_no_difference(make: Any) -> None:
+    queue = make(WEEK_US, HOUR_US)
+    queue.settle(NOW_US)
+    top, deep = queue.add_share(0), queue.add_share(0)
+    deeper = queue.add_share(queue.add_share(deep))
+    shape = queue.add_shape(1000)
+    queue.hold(deeper, 9000, NOW_US)
+    for number in range(1, 21):
+        queue.enqueue(number, NORMAL, deeper if number % 3 else top, shape)
+    queue.remove(7)
+    queue.enqueue(7, NORMAL, deeper, shape)
+    assert queue.order(30, NOW_US, fifo=True) == list(range(1, 21))
+
+
 # ------------------------------------------------------------------------------------------------- jobs
 
 
@@ -279,6 +305,11 @@ def test_clearing_removes_the_jobs_and_keeps_the_shares(queue: Any) -> None:
     (("add_share", 0, 1_000_001), ValueError),
     (("set_weight", 9, 1), KeyError), (("set_weight", ANN, 0), ValueError),
     (("add_shape", -1), ValueError), (("add_shape", 2**40 + 1), ValueError),
+    (("set_shape_rate", 2, 1), KeyError), (("set_shape_rate", -1, 1), KeyError),
+    (("set_shape_rate", 0, -1), ValueError), (("set_shape_rate", 0, 2**40 + 1), ValueError),
+    (("set_decay", 0, 1, 0), ValueError), (("set_decay", 2**50 + 1, 1, 0), ValueError),
+    (("set_decay", 1, -1, 0), ValueError), (("set_decay", 1, 2**50 + 1, 0), ValueError),
+    (("set_decay", 1, 1, -1), ValueError),
     (("hold", 9, 1, 0), KeyError), (("hold", ANN, -1, 0), ValueError), (("hold", ANN, 1, -1), ValueError),
     (("release", ANN, 1, 0), ValueError), (("release", 9, 1, 0), KeyError),
     (("charge", ANN, -0.5, 0), ValueError), (("charge", ANN, math.nan, 0), ValueError),
@@ -398,6 +429,94 @@ def test_whoever_still_holds_falls_behind_when_others_have_let_go(queue: Any) ->
     assert queue.peek() == 2
 
 
+# ------------------------------------------------------------------------------- other rates, other decay
+
+
+def test_a_shape_that_costs_more_from_now_on_moves_its_owner_back_further(queue: Any) -> None:
+    fill(queue, (1, ANN), (2, ANN), (3, ANN))
+    for number in (4, 5, 6):
+        queue.enqueue(number, NORMAL, BOB, 1)
+    assert queue.order(9, NOW_US) == [1, 4, 5, 6, 2, 3]
+    queue.set_shape_rate(0, 5)
+    assert queue.order(9, NOW_US) == [1, 4, 2, 3, 5, 6]
+    assert queue.dequeue() == 1
+    assert queue.rate(ANN) == 5
+
+
+def test_a_refused_rate_or_decay_changes_nothing(queue: Any) -> None:
+    queue.charge(ANN, 4096.0, NOW_US)
+    fill(queue, (1, ANN), (2, BOB))
+    for refused in (("set_shape_rate", 0, -1), ("set_decay", 0, 0, NOW_US), ("set_decay", 1, -1, NOW_US)):
+        with pytest.raises(ValueError, match=r"rate|must be between"):
+            getattr(queue, refused[0])(*refused[1:])
+    assert queue.usage(ANN, NOW_US + WEEK_US) == 2048.0
+    assert queue.dequeue() == 2
+    assert queue.rate(BOB) == 1000
+
+
+def test_another_half_life_leaves_usage_as_it_is_and_halves_it_at_the_new_pace(queue: Any) -> None:
+    queue.charge(ANN, 4096.0, NOW_US)
+    queue.set_decay(HOUR_US, 0, NOW_US + WEEK_US)
+    now_us = NOW_US + WEEK_US
+    assert queue.usage(ANN, now_us) == pytest.approx(2048.0, rel=1e-14)
+    assert queue.usage(0, now_us) == pytest.approx(2048.0, rel=1e-14)
+    assert queue.usage(ANN, now_us + HOUR_US) == pytest.approx(1024.0, rel=1e-14)
+    assert queue.usage(ANN, now_us + 50 * HOUR_US) == pytest.approx(2048.0 / 2**50, rel=1e-14)
+
+
+def test_what_was_held_before_the_half_life_changed_is_charged_by_the_old_one(make: Any) -> None:
+    """Held for an hour under one half-life, then for an hour under another: each hour by its own."""
+    queue = make(HOUR_US, 0)
+    assert queue.add_share(0) == ANN
+    queue.hold(ANN, 1000, NOW_US)
+    queue.set_decay(2 * HOUR_US, 0, NOW_US + HOUR_US)
+    first = 1000 * 3600 / math.log(2) * (1 - 0.5)
+    assert queue.usage(ANN, NOW_US + HOUR_US) == pytest.approx(first, rel=1e-12)
+    second = 1000 * 7200 / math.log(2) * (1 - 0.5**0.5)
+    both = first * 0.5**0.5 + second
+    assert queue.usage(ANN, NOW_US + 2 * HOUR_US) == pytest.approx(both, rel=1e-12)
+    queue.release(ANN, 1000, NOW_US + 2 * HOUR_US)
+    assert queue.usage(ANN, NOW_US + 4 * HOUR_US) == pytest.approx(both / 2, rel=1e-12)
+
+
+def test_a_longer_charge_ahead_puts_who_holds_behind_who_has_used(queue: Any) -> None:
+    queue.charge(BOB, 5000.0 * 3600, NOW_US)
+    queue.hold(ANN, 1000, NOW_US)
+    fill(queue, (1, ANN), (2, BOB))
+    assert (queue.peek(), queue.order(2, NOW_US)) == (1, [1, 2])
+    queue.set_decay(WEEK_US, 10 * HOUR_US, NOW_US)
+    assert queue.effective(ANN, NOW_US) == pytest.approx(1000 * 36_000.0)
+    assert (queue.peek(), queue.order(2, NOW_US)) == (2, [2, 1])
+
+
+def test_the_half_life_can_be_changed_again_and_again_over_years(queue: Any) -> None:
+    queue.charge(ANN, 1e12, NOW_US)
+    now_us = NOW_US
+    for half_life_us in (HOUR_US, 52 * WEEK_US, 1, 2**50, WEEK_US):
+        before = queue.usage(ANN, now_us)
+        queue.set_decay(half_life_us, HOUR_US, now_us)
+        assert queue.usage(ANN, now_us) == pytest.approx(before, rel=1e-14)
+        now_us += 3 * half_life_us
+        assert queue.usage(ANN, now_us) == pytest.approx(before / 8, rel=1e-14)
+
+
+def test_a_queue_with_another_half_life_orders_like_one_that_never_knew_the_old(make: Any) -> None:
+    changed, fresh = make(HOUR_US, HOUR_US), make(WEEK_US, HOUR_US)
+    changed.set_decay(WEEK_US, HOUR_US, NOW_US)
+    fresh.settle(NOW_US)
+    for queue in (changed, fresh):
+        for share in (ANN, BOB):
+            assert queue.add_share(0) == share
+        queue.add_shape(1000)
+        queue.charge(ANN, 0.1, NOW_US)
+        queue.hold(BOB, 3, NOW_US + 1)
+        fill(queue, (1, ANN), (2, BOB), (3, ANN), (4, BOB))
+    later_us = NOW_US + 40 * WEEK_US
+    for share in range(3):
+        assert changed.score(share, later_us).hex() == fresh.score(share, later_us).hex()
+    assert changed.order(9, later_us) == fresh.order(9, later_us)
+
+
 # -------------------------------------------------------------------------------------------------- walks
 
 
@@ -418,6 +537,39 @@ def test_a_walk_that_takes_charges_within_itself_only(queue: Any) -> None:
         walk.take()
     assert seen == [1, 3, 2]
     assert (len(queue), queue.rate(ANN), queue.peek()) == (3, 0, 1)
+
+
+def test_a_walk_charges_by_the_rate_it_is_told_or_else_by_that_of_the_shape(queue: Any) -> None:
+    fill(queue, (1, ANN), (2, ANN), (3, BOB), (4, BOB), (5, BOB))
+    walk = queue.walk(NOW_US)
+    seen = []
+    for rate in (5000, -1, 3000, 0, 0):  # Ann's got a dear device; Bob's two cost less than that together
+        seen.append(walk.next())
+        walk.take(rate)
+    assert seen == [1, 3, 4, 5, 2]
+    assert (queue.rate(ANN), queue.rate(BOB)) == (0, 0)
+
+
+def test_a_rate_that_may_not_be_takes_nothing(queue: Any) -> None:
+    fill(queue, (1, ANN), (2, ANN), (3, BOB))
+    walk = queue.walk(NOW_US)
+    assert walk.next() == 1
+    with pytest.raises(ValueError, match="rate"):
+        walk.take(2**40 + 1)
+    walk.take(1)
+    assert walk.next() == 3
+
+
+def test_a_walk_by_number_alone_charges_nobody_and_passes_blocked_shapes(queue: Any) -> None:
+    for number in range(1, 7):
+        queue.enqueue(number, NORMAL, ANN if number < 5 else BOB, number % 2)
+    walk = queue.walk(NOW_US, fifo=True)
+    assert walk.next() == 1
+    walk.take(2**40)
+    assert walk.next() == 2
+    walk.block(1)
+    assert list(iter(walk.next, 0)) == [4, 6]
+    assert walk.examined == 4
 
 
 def test_what_a_walk_takes_at_one_priority_counts_at_the_next(queue: Any) -> None:
@@ -468,7 +620,7 @@ def test_only_the_job_returned_last_can_be_taken_and_once(queue: Any) -> None:
 @pytest.mark.parametrize("change", [
     ("enqueue", 5, LOW, ANN, 0), ("remove", 1), ("set_priority", 1, HIGH), ("dequeue",), ("clear",),
     ("hold", ANN, 1, NOW_US), ("charge", ANN, 1.0, NOW_US), ("settle", NOW_US + 1), ("add_share", 0),
-    ("add_shape", 1), ("set_weight", ANN, 2),
+    ("add_shape", 1), ("set_weight", ANN, 2), ("set_shape_rate", 0, 5), ("set_decay", HOUR_US, 0, NOW_US),
 ])  # fmt: skip
 def test_a_walk_ends_with_an_error_when_the_queue_changes(queue: Any, change: tuple[Any, ...]) -> None:
     fill(queue, (1, ANN), (2, BOB))

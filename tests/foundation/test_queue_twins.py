@@ -14,6 +14,8 @@ from tests.foundation import twin_queue
 
 DAY_US = 86_400_000_000
 SHARES_MAX = 12
+HALF_LIVES_US = [1, 3, 1_000, 999_983, 3_600_000_000, 7 * DAY_US]
+AHEADS_US = [0, 1_000_000, 3_600_000_000]
 
 
 class Pair:
@@ -42,8 +44,8 @@ class Play:
 
     def __init__(self, compiled_class: Any, seed: int) -> None:
         self.random = random.Random(seed)
-        self.half_life_us = self.random.choice([1, 3, 1_000, 999_983, 3_600_000_000, 7 * DAY_US])
-        ahead_us = self.random.choice([0, 1_000_000, 3_600_000_000])
+        self.half_life_us = self.random.choice(HALF_LIVES_US)
+        ahead_us = self.random.choice(AHEADS_US)
         self.pair = Pair(
             compiled_class(self.half_life_us, ahead_us), twin_queue.JobQueue(self.half_life_us, ahead_us)
         )
@@ -104,6 +106,15 @@ class Play:
             self.pair("add_shape", self.random.choice(self.rates))
             self.shapes += 1
 
+    def set_shape_rate(self) -> None:
+        self.pair("set_shape_rate", self.shape(), self.random.choice([*self.rates, -1, 2**40 + 1]))
+
+    def set_decay(self) -> None:
+        half_life_us = self.random.choice(HALF_LIVES_US if self.often(0.95) else [0, 2**50, 2**50 + 1])
+        answer = self.pair("set_decay", half_life_us, self.random.choice(AHEADS_US), self.advance())
+        if answer is None:
+            self.half_life_us = half_life_us
+
     def set_weight(self) -> None:
         self.pair("set_weight", self.share(), self.random.choice([0, 1, 2, 5, 1_000_000, 1_000_001]))
 
@@ -152,12 +163,12 @@ class Play:
             self.pair("clear")
 
     def walk(self) -> None:
-        now_us = self.advance()
-        walks = Pair(self.pair.compiled.walk(now_us), self.pair.plain.walk(now_us))
+        now_us, fifo = self.advance(), self.often(0.3)
+        walks = Pair(self.pair.compiled.walk(now_us, fifo), self.pair.plain.walk(now_us, fifo))
         taking = self.random.choice([0.1, 0.5, 0.9])
         for _ in range(self.random.randrange(1, 60)):
             if walks("next") and self.often(taking):
-                walks("take")
+                walks("take", *self.random.choice([(), (-1,), (0,), (7,), (1000,), (2**40 + 1,)]))
             if self.often(0.03):
                 walks("block", self.shape())
             if self.often(0.01):
@@ -166,18 +177,19 @@ class Play:
         assert walks.compiled.examined == walks.plain.examined
 
     def order(self) -> None:
-        now_us = self.advance()
-        self.pair("order", self.random.choice([0, 5, 1000]), now_us)
-        self.pair("rank", self.waiting(), now_us, self.random.choice([0, 3, 10_000]))
+        now_us, fifo = self.advance(), self.often(0.3)
+        self.pair("order", self.random.choice([0, 5, 1000]), now_us, fifo)
+        self.pair("rank", self.waiting(), now_us, self.random.choice([0, 3, 10_000]), fifo)
 
     def step(self) -> None:
         steps = {
             self.enqueue: 40, self.enqueue_many: 10, self.remove: 8, self.set_priority: 12, self.dequeue: 8,
             self.hold: 5, self.release: 5, self.charge: 2, self.settle: 6, self.walk: 5, self.order: 3,
             self.set_weight: 1, self.add_share: 2, self.add_shape: 1, self.clear: 1,
+            self.set_shape_rate: 2, self.set_decay: 2,
         }  # fmt: skip
         chosen = self.random.choices(list(steps), weights=list(steps.values()))[0]
-        if not (self.calm and chosen in (self.hold, self.charge, self.set_weight)):
+        if not (self.calm and chosen in (self.hold, self.charge, self.set_weight, self.set_decay)):
             chosen()
         self.compare()
 

@@ -69,13 +69,7 @@ class Moment:
 
 class JobQueue:
     def __init__(self, half_life_us: int, charge_ahead_us: int) -> None:
-        if not 1 <= half_life_us <= 2**50:
-            raise ValueError("half_life_us must be between 1 and 2**50")
-        if not 0 <= charge_ahead_us <= 2**50:
-            raise ValueError("charge_ahead_us must be between 0 and 2**50")
-        self.half_life_us = half_life_us
-        self.tau_s = half_life_us / 1000000.0 / LN_2
-        self.ahead_s = charge_ahead_us / 1000000.0
+        self.decay_by(half_life_us, charge_ahead_us)
         self.instant = Moment(0, 0, 1.0)
         self.shares = [Share(None, 1)]
         self.shapes: list[int] = []
@@ -163,13 +157,15 @@ class JobQueue:
 
     # -- order
 
-    def pick(self, numbers: Iterable[int], scores: dict[int, float]) -> int:
+    def pick(self, numbers: Iterable[int], scores: dict[int, float], fifo: bool = False) -> int:
         """Which of these waiting jobs is next: the whole rule of order."""
         numbers = list(numbers)
         if not numbers:
             return 0
         top = max(self.jobs[number].priority for number in numbers)
         here = [number for number in numbers if self.jobs[number].priority == top]
+        if fifo:
+            return min(here)
         share = 0
         while self.shares[share].children:
             oldest = {}
@@ -202,12 +198,12 @@ class JobQueue:
             del self.jobs[number]
         return number
 
-    def walk(self, now_us: int) -> Walk:
+    def walk(self, now_us: int, fifo: bool = False) -> Walk:
         self.check_now(now_us)
-        return Walk(self, now_us)
+        return Walk(self, now_us, fifo)
 
-    def order(self, limit: int, now_us: int) -> list[int]:
-        walk = self.walk(now_us)
+    def order(self, limit: int, now_us: int, fifo: bool = False) -> list[int]:
+        walk = self.walk(now_us, fifo)
         if limit < 0:
             raise ValueError("limit")
         numbers: list[int] = []
@@ -216,8 +212,8 @@ class JobQueue:
             walk.take()
         return numbers
 
-    def rank(self, number: int, now_us: int, limit: int = 10_000) -> int:
-        order = self.order(limit, now_us)
+    def rank(self, number: int, now_us: int, limit: int = 10_000, fifo: bool = False) -> int:
+        order = self.order(limit, now_us, fifo)
         return order.index(number) + 1 if number in order else 0
 
     # -- shares and shapes
@@ -259,12 +255,39 @@ class JobQueue:
         self.shares[share].weight = weight
         self.version += 1
 
-    def add_shape(self, rate: int) -> int:
+    def check_rate(self, rate: int) -> None:
         if not 0 <= rate <= RATE_MAX:
             raise ValueError("rate")
+
+    def add_shape(self, rate: int) -> int:
+        self.check_rate(rate)
         self.shapes.append(rate)
         self.version += 1
         return len(self.shapes) - 1
+
+    def set_shape_rate(self, shape: int, rate: int) -> None:
+        self.check_shape(shape)
+        self.check_rate(rate)
+        self.shapes[shape] = rate
+        self.version += 1
+
+    def set_decay(self, half_life_us: int, charge_ahead_us: int, now_us: int) -> None:
+        """Usage as of now is taken out of the old inflation and put into the new one."""
+        self.check_decay(half_life_us, charge_ahead_us)
+        self.check_now(now_us)
+        self.rebase(now_us)
+        old = self.moment(now_us)
+        for share, node in enumerate(self.shares):
+            node.usage = self.settled(share, old) / old.inflation
+            node.since_us = max(node.since_us, now_us)
+        self.decay_by(half_life_us, charge_ahead_us)
+        instant_us = max(now_us, self.instant.us)
+        landmark_us = instant_us - instant_us % (32 * half_life_us)
+        since = inflation(instant_us - landmark_us, half_life_us)
+        self.instant = Moment(instant_us, landmark_us, since)
+        for node in self.shares:
+            node.usage *= inflation(now_us - landmark_us, half_life_us)
+        self.version += 1
 
     def hold(self, share: int, rate: int, now_us: int) -> None:
         self.change_rate(share, rate, 1, now_us)
@@ -274,8 +297,7 @@ class JobQueue:
 
     def change_rate(self, share: int, rate: int, sign: int, now_us: int) -> None:
         self.check_share(share)
-        if not 0 <= rate <= RATE_MAX:
-            raise ValueError("rate")
+        self.check_rate(rate)
         self.check_now(now_us)
         if not all(0 <= self.shares[s].rate + sign * rate <= RATE_SUM_MAX for s in self.path(share)):
             raise ValueError("cannot be released or held")
@@ -334,6 +356,18 @@ class JobQueue:
 
     # -- decay
 
+    def check_decay(self, half_life_us: int, charge_ahead_us: int) -> None:
+        if not 1 <= half_life_us <= 2**50:
+            raise ValueError("half_life_us must be between 1 and 2**50")
+        if not 0 <= charge_ahead_us <= 2**50:
+            raise ValueError("charge_ahead_us must be between 0 and 2**50")
+
+    def decay_by(self, half_life_us: int, charge_ahead_us: int) -> None:
+        self.check_decay(half_life_us, charge_ahead_us)
+        self.half_life_us = half_life_us
+        self.tau_s = half_life_us / 1000000.0 / LN_2
+        self.ahead_s = charge_ahead_us / 1000000.0
+
     def landmark_of(self, now_us: int) -> int:
         return max(now_us // (32 * self.half_life_us) * (32 * self.half_life_us), self.instant.landmark_us)
 
@@ -358,8 +392,9 @@ class JobQueue:
 
 
 class Walk:
-    def __init__(self, queue: JobQueue, now_us: int) -> None:
+    def __init__(self, queue: JobQueue, now_us: int, fifo: bool) -> None:
         self.queue = queue
+        self.fifo = fifo
         self.version = queue.version
         self.at = queue.moment(now_us)
         self.ahead = set(queue.jobs)
@@ -377,7 +412,8 @@ class Walk:
         self.check()
         self.last = 0
         while any(self.queue.jobs[number].shape not in self.blocked for number in self.ahead):
-            number = self.queue.pick(self.ahead, self.queue.scores_at(self.at, self.taken))
+            scores = self.queue.scores_at(self.at, self.taken)
+            number = self.queue.pick(self.ahead, scores, self.fifo)
             self.ahead.discard(number)
             if self.queue.jobs[number].shape not in self.blocked:
                 self.examined += 1
@@ -385,13 +421,15 @@ class Walk:
                 return number
         return 0
 
-    def take(self) -> None:
+    def take(self, rate: int = -1) -> None:
         self.check()
         if self.last == 0:
             raise ValueError("nothing to take")
         job = self.queue.jobs[self.last]
-        rate = self.queue.shapes[job.shape]
-        if self.taken[0] > RATE_SUM_MAX - rate:
+        if rate < 0:
+            rate = self.queue.shapes[job.shape]
+        self.queue.check_rate(rate)
+        if self.taken[0] > RATE_SUM_MAX - rate and not self.fifo:
             raise ValueError("rate")
         for above in self.queue.path(job.share):
             self.taken[above] += rate
