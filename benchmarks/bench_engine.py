@@ -101,7 +101,7 @@ def test_get_in_process(benchmark: Any) -> None:
     from horizon.api.answers import job_answer
 
     def get() -> int:
-        return sum(len(job_answer(state.jobs[id])) for id in ids)
+        return sum(len(job_answer(state.jobs[id], state)) for id in ids)
 
     per_call(benchmark, get, jobs, question="get a job in process, as JSON", input=f"{jobs:,} waiting jobs")
 

@@ -114,6 +114,7 @@ def job_answer(
     spec = job.spec
     allocation = job.allocation
     memory_gb = gigabytes(spec.memory_mib)
+    counts = _task_counts(tasks or counts_of(job, state)) if is_array(job) else None
     return encode(
         JobAnswer(
             job.id,
@@ -142,10 +143,10 @@ def job_answer(
             spec.max_retries,
             spec.preemptible,
             _dependencies(spec, state) if spec.depends_on else [],
-            str(spec.array) if is_array(job) else None,
+            None if counts is None else str(spec.array),
             job.array or None,
             job.index if job.array else None,
-            _task_counts(tasks or counts_of(job, state)) if is_array(job) else None,
+            counts,
             rfc3339_or_null(spec.begin_at_us),
             job.held,
             spec.labels,

@@ -14,6 +14,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from struct import Struct as Packer
@@ -170,8 +171,6 @@ def matcher(state: State, filters: Filters) -> Callable[[Job], bool]:
     tests: list[Callable[[Job], bool]] = []
     if state.arrays and filters.every_task:
         tests.append(lambda job: not is_array(job))
-    elif state.arrays:
-        tests.append(lambda job: not job.array or job.state in _SINGLY)
     if filters.states:
         tests.append(_state_test(state, frozenset(filters.states)))
     if filters.priorities:
@@ -220,15 +219,15 @@ async def find(state: State, filters: Filters, limit: int, below: int | None, to
 
     O(jobs) while the total has to be counted, else O(jobs passed).
     """
-    candidates, base = _candidates(state, filters)
+    candidates = _candidates(state, filters)
     if total is None and filters.only_states:
         total = _count(state, filters)
     matches = matcher(state, filters)
     found: list[Job] = []
     matched = 0
     begin = len(candidates)
-    if base and below is not None and total is not None:
-        begin = min(begin, below - base)
+    if below is not None and total is not None:
+        begin = bisect_left(candidates, below, key=_number)
     for end in range(begin, 0, -SCAN_SLICE):
         some: Iterator[Job] = filter(matches, reversed(candidates[max(0, end - SCAN_SLICE) : end]))
         if total is None:  # count them all, and keep those that fit on the page
@@ -244,14 +243,46 @@ async def find(state: State, filters: Filters, limit: int, below: int | None, to
     return Found(found, matched if total is None else total)
 
 
-def _candidates(state: State, filters: Filters) -> tuple[Sequence[Job], int]:
-    """The jobs that may match, oldest first, and the number of the first if the others follow it, else 0."""
+def _candidates(state: State, filters: Filters) -> Sequence[Job]:
+    """The jobs that may match, oldest first."""
+    if filters.array and filters.every_task:
+        return state.tasks(state.arrays[filters.array])
     if filters.array:
-        array = state.arrays[filters.array]
-        return state.numbered[array.first - 1 : array.first - 1 + array.total], array.first
+        return _single_tasks(state).get(filters.array, [])
     if filters.states and _ALIVE.issuperset(filters.states):
-        return sorted(state.holding.values(), key=lambda job: job.number), 0
-    return state.numbered, 1
+        return sorted(state.holding.values(), key=_number)
+    if state.arrays and not filters.every_task:
+        return _without_tasks(state)
+    return state.numbered
+
+
+def _without_tasks(state: State) -> list[Job]:
+    """All jobs but the tasks that their arrays stand for. O(jobs that are no tasks): they are copied.
+
+    So a list costs nothing for the hundreds of thousands of tasks that arrays have had.
+    """
+    single = _single_tasks(state)
+    jobs: list[Job] = []
+    begin = 0
+    for number, array in state.arrays.items():
+        jobs += state.numbered[begin:number]
+        jobs += single.get(number, ())
+        begin = number + array.total
+    jobs += state.numbered[begin:]
+    return jobs
+
+
+def _single_tasks(state: State) -> dict[int, list[Job]]:
+    """The tasks that are listed one by one, in order, by their array. O(jobs that hold something)."""
+    single: dict[int, list[Job]] = {}
+    for job in sorted(state.holding.values(), key=_number):
+        if job.array and job.state in _SINGLY:
+            single.setdefault(job.array, []).append(job)
+    return single
+
+
+def _number(job: Job) -> int:
+    return job.number
 
 
 def _count(state: State, filters: Filters) -> int:

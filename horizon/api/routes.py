@@ -155,7 +155,6 @@ ROUTES: Final = (
         "Start nothing on a node any more",
         wire.NodeAnswer,
         body=cluster.CORDON,
-        refusals=(409,),
     ),
     Route(
         "POST",
@@ -164,7 +163,6 @@ ROUTES: Final = (
         "Start nothing on a node any more, and see it emptied",
         wire.NodeAnswer,
         body=cluster.DRAIN,
-        refusals=(409,),
     ),
     Route(
         "POST",
@@ -172,7 +170,6 @@ ROUTES: Final = (
         cluster.resume,
         "Let a node take work again",
         wire.NodeAnswer,
-        refusals=(409,),
     ),
     Route(
         "GET",
@@ -189,7 +186,6 @@ ROUTES: Final = (
         "Use a GPU no more",
         wire.GpuAnswer,
         body=cluster.DEVICE_FAULT,
-        refusals=(409,),
     ),
     Route(
         "POST",
@@ -197,7 +193,6 @@ ROUTES: Final = (
         cluster.recover_gpu,
         "Use a GPU again",
         wire.GpuAnswer,
-        refusals=(409,),
     ),
     Route("GET", f"{API}/bookings", bookings.get_bookings, "List bookings of nodes", wire.BookingsAnswer),
     Route(
@@ -208,7 +203,6 @@ ROUTES: Final = (
         wire.BookingAnswer,
         201,
         body=bookings.BOOKING,
-        refusals=(404, 409),
     ),
     Route(
         "GET",
@@ -223,7 +217,6 @@ ROUTES: Final = (
         bookings.end_booking,
         "Give the nodes of a booking back",
         wire.BookingAnswer,
-        refusals=(409,),
     ),
     Route(
         "GET",
@@ -268,7 +261,6 @@ ROUTES: Final = (
         "Set a share's weight, an account's bounds: what is left out stays as it is",
         wire.ShareAnswer,
         body=shares.CHANGE,
-        refusals=(409,),
     ),
     Route(
         "GET",

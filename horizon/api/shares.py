@@ -42,10 +42,8 @@ class ShareQuery(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CompareQuery(Struct, frozen=True, forbid_unknown_fields=True):
-    """Both are required."""
-
-    first: Annotated[str, Meta(min_length=1, description="The path of a share.")] = ""
-    second: Annotated[str, Meta(min_length=1, description="The path of another.")] = ""
+    first: Annotated[str, Meta(min_length=1, description="Required: the path of a share.")] = ""
+    second: Annotated[str, Meta(min_length=1, description="Required: the path of another.")] = ""
 
 
 async def get_shares(context: Context, request: web.Request) -> web.Response:

@@ -97,16 +97,16 @@ def _lines(told: dict[str, Any]) -> Iterator[str]:
 
 
 _NODES = {
-    "fits": "it fits {}",
-    "closed": "{} take no work",
-    "labels": "{} lack its labels",
-    "kind": "{} have no such GPU",
-    "small": "{} are too small",
-    "shared": "{} are shared, or another's alone",
-    "devices": "{} have too few GPUs free",
-    "cores": "{} have too few cores free",
-    "memory": "{} have too little memory free",
-    "reserved": "{} are booked or planned for others",
+    "fits": "{} where it fits",
+    "closed": "{} that take no work",
+    "labels": "{} without its labels",
+    "kind": "{} without such a GPU",
+    "small": "{} too small for it",
+    "shared": "{} that others use, or use alone",
+    "devices": "{} with too few GPUs free",
+    "cores": "{} with too few cores free",
+    "memory": "{} with too little memory free",
+    "reserved": "{} booked or planned for others",
 }
 
 

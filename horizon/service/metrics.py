@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from horizon.core.events import Recorded
+from horizon.core.events import JobPreempted, Recorded
 
 _CYCLE_S = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 _WAIT_S = (0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3_600.0, 6 * 3_600.0, 86_400.0, 7 * 86_400.0)
@@ -31,6 +31,14 @@ class EngineMetrics:
             "horizon_events_appended", "Events appended to the log", registry=self.registry
         )
         self._appends = Counter("horizon_appends", "Appends to the log", registry=self.registry)
+        self._preempted = Counter(
+            "horizon_jobs_preempted", "Jobs that made way for others", registry=self.registry
+        )
+        self._lost = Counter(
+            "horizon_preempted_gpu_seconds_lost",
+            "GPU-seconds of work lost by preemptions, since a start or a checkpoint",
+            registry=self.registry,
+        )
 
     def cycle(self, seconds: float, examined: int) -> None:
         self._cycles.observe(seconds)
@@ -42,3 +50,7 @@ class EngineMetrics:
     def appended(self, recorded: tuple[Recorded, ...]) -> None:
         self._appends.inc()
         self._events.inc(len(recorded))
+        for one in recorded:
+            if type(one.event) is JobPreempted:
+                self._preempted.inc()
+                self._lost.inc(one.event.lost_gpu_us / 1e6)
