@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed
 COMPILED := $(wildcard horizon/_*.pyx horizon/_*.pxd)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test bench lint wheel clean
+.PHONY: help demo up test nightly bench lint wheel clean
 
 help: ## show the verbs
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -27,6 +27,9 @@ up: $(STAMP) ## Postgres, scheduler and node on this machine, until ctrl-C
 
 test: $(STAMP) ## the whole test suite, on a real Postgres
 	$(BIN)/python -m pytest -q $(ARGS)
+
+nightly: $(STAMP) ## ten thousand random lives of a cluster, every rule checked after every event
+	$(BIN)/python -m tests.core.worlds --seeds 10000 $(ARGS)
 
 bench: $(STAMP) ## the benchmarks, as a table
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -24,6 +24,7 @@ cdef enum:
     TRIED = 32
     SPLITS = 64
     NO_BIN = -1         # of a request without devices
+    RESERVED = -1
 
 cdef enum Verdict:
     FITS = 0
@@ -67,7 +68,7 @@ cdef struct Change:     # of what is free, at a time
     int64_t cores
     int64_t memory
     int64_t seats
-    int64_t booking     # its number; of a plan's own change 0
+    int64_t booking     # its number; of a plan's own change 0, of what it reserved RESERVED
     int32_t bin
     int32_t gpus
 
@@ -205,6 +206,7 @@ cdef class Plan:
     cdef int32_t only_total
     cdef int64_t *gone
     cdef int32_t gone_total
+    cdef bint over_reserved     # what is reserved does not count
 
     # Its answer, by part.
     cdef int found_by           # PLACED, PLANNED or FITTED: there is something to take, reserve or claim
@@ -233,7 +235,9 @@ cdef class Plan:
 
     # What it changes.
     cdef Over *over_of(self, int32_t node) except NULL
-    cdef int change(self, int32_t node, int64_t from_us, int64_t to_us, int32_t level) except -1
+    cdef int change(self, int32_t node, int64_t from_us, int64_t to_us, int32_t level,
+                    int64_t booking) except -1
+    cdef bint counts(self, const Change *change) noexcept
     cdef int take_slots(self, int32_t node, int32_t begin, int32_t end) except -1
     cdef int rebucket(self, int32_t node) except -1
     cdef int own_buckets(self, int32_t kind) except -1

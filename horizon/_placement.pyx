@@ -1030,10 +1030,14 @@ cdef class Plan:
             begin = self.slot_ends[part]
         return answer
 
-    def fits(self, int request, int64_t duration_us, avoid=(), only=None, gone=()):
+    def fits(self, int request, int64_t duration_us, avoid=(), only=None, gone=(), bint over_reserved=False):
         cdef int32_t part
+        cdef bint found
         self.ask(request, duration_us, avoid, only, gone)
-        if not self.find_now():
+        self.over_reserved = over_reserved
+        found = self.find_now()
+        self.over_reserved = False
+        if not found:
             return None
         self.found_by = FITTED
         return tuple([self.found[part] for part in range(self.found_total)])
@@ -1057,7 +1061,7 @@ cdef class Plan:
         self.found_by = NOTHING
         for part in range(self.found_total):
             node = self.found[part]
-            self.change(node, self.now, self.now + self.found_duration, self.found_level[part])
+            self.change(node, self.now, self.now + self.found_duration, self.found_level[part], 0)
             self.take_slots(node, begin, self.slot_ends[part])
             begin = self.slot_ends[part]
 
@@ -1081,7 +1085,7 @@ cdef class Plan:
         for part in range(self.found_total):
             self.change(
                 self.found[part], self.found_start, self.found_start + self.found_duration,
-                self.found_level[part],
+                self.found_level[part], RESERVED,
             )
 
     def claim(self):
@@ -1093,7 +1097,7 @@ cdef class Plan:
         self.gone_total = 0     # they hold what they hold: what is claimed of it falls below zero
         for part in range(self.found_total):
             self.change(
-                self.found[part], self.now, self.now + self.found_duration, self.found_level[part]
+                self.found[part], self.now, self.now + self.found_duration, self.found_level[part], 0
             )
 
     def imagine(self, int gpus, int gpu_type, int64_t gpu_memory_mib, int64_t cores, int64_t memory_mib,
@@ -1172,13 +1176,14 @@ cdef class Plan:
             self.touched_total += 1
         return self.over[node]
 
-    cdef int change(self, int32_t node, int64_t from_us, int64_t to_us, int32_t level) except -1:
+    cdef int change(self, int32_t node, int64_t from_us, int64_t to_us, int32_t level,
+                    int64_t booking) except -1:
         """Takes a part of the split away from a node, from one time to another."""
         cdef Over *over = self.over_of(node)
         cdef const Level *part = &self.split.levels[level]
         cdef Change change
         memset(&change, 0, sizeof(Change))
-        change.at_us = from_us
+        change.at_us, change.booking = from_us, booking
         change.cores, change.memory, change.seats = -part.cores, -part.memory, -part.seats
         change.bin = NO_BIN if part.gpus == 0 else bin_of(&self.cluster.nodes[node], self.found_kind)
         change.gpus = -part.gpus if change.bin != NO_BIN else 0
@@ -1190,6 +1195,9 @@ cdef class Plan:
         if from_us <= self.now:
             self.rebucket(node)
         return 0
+
+    cdef inline bint counts(self, const Change *change) noexcept:
+        return not self.over_reserved or change.booking != RESERVED
 
     cdef int rebucket(self, int32_t node) except -1:
         """Files the node under what is free of it now in buckets of the plan's own."""
@@ -1243,7 +1251,7 @@ cdef class Plan:
             for at in range(over.changes.total):
                 if over.changes.items[at].at_us > self.now:
                     break
-                if over.changes.items[at].bin == bin:
+                if over.changes.items[at].bin == bin and self.counts(&over.changes.items[at]):
                     free += over.changes.items[at].gpus
         if self.gone_total:
             for at in range(asked.hold_total):
@@ -1267,7 +1275,8 @@ cdef class Plan:
             for at in range(over.changes.total):
                 if over.changes.items[at].at_us > self.now:
                     break
-                free += over.changes.items[at].cores
+                if self.counts(&over.changes.items[at]):
+                    free += over.changes.items[at].cores
         for at in range(asked.hold_total if self.gone_total else 0):
             if among_jobs(asked.holds[at].number, self.gone, self.gone_total):
                 free += asked.holds[at].cores
@@ -1365,7 +1374,8 @@ cdef class Plan:
                 booked += 1
             else:
                 change = &over.changes.items[own]
-                apply(&seats, &cores, &memory, &gpus, change, bin)
+                if self.counts(change):
+                    apply(&seats, &cores, &memory, &gpus, change, bin)
                 own += 1
 
     cdef int64_t start_on(self, int32_t node, int32_t bin, const Level *part, int64_t from_us,
@@ -1544,7 +1554,7 @@ cdef class Plan:
     cdef void search(self, Best *best, int32_t kind) noexcept:
         best.node = -1
         best.tried = 0
-        if kind != NO_BIN and self.only == NULL and self.gone_total == 0:
+        if kind != NO_BIN and self.only == NULL and self.gone_total == 0 and not self.over_reserved:
             self.search_buckets(best, kind)
         else:
             self.search_all(best, kind)

@@ -93,10 +93,10 @@ class JobQueue:
     def shape_count(self, shape: int) -> int:
         """How many jobs of this shape wait."""
 
-    def walk(self, now_us: int, fifo: bool = False) -> Walk:
-        """A cursor over the waiting jobs in their order at ``now_us``; with ``fifo``, inside a priority by
-        number alone, whoever they belong to. O(shares + shapes) bytes are zeroed; the active shares of a
-        priority are copied when the walk reaches it."""
+    def walk(self, now_us: int, fifo: bool = False, priority: int = 3) -> Walk:
+        """A cursor over the waiting jobs in their order at ``now_us``, from a priority downwards; with
+        ``fifo``, inside a priority by number alone, whoever they belong to. O(shares + shapes) bytes are
+        zeroed; the active shares of a priority are copied when the walk reaches it."""
 
     def order(self, limit: int, now_us: int, fifo: bool = False) -> list[int]:
         """The first jobs of a walk that takes each: what ``dequeue`` gives after ``settle(now_us)``.

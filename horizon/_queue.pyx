@@ -586,8 +586,12 @@ cdef class JobQueue:
         self.check_shape(shape)
         return self.shapes[shape].waiting
 
-    def walk(self, int64_t now_us, bint fifo=False):
-        return self.new_walk(now_us, fifo)
+    def walk(self, int64_t now_us, bint fifo=False, int priority=PRIORITIES - 1):
+        if not 0 <= priority < PRIORITIES:
+            raise ValueError(f"priority must be 0 (Low) to 3 (Urgent), not {priority}")
+        cdef Walk walk = self.new_walk(now_us, fifo)
+        walk.priority = priority + 1
+        return walk
 
     cdef Walk new_walk(self, int64_t now_us, bint fifo):
         check_now(now_us)
@@ -1329,6 +1333,8 @@ cdef class Walk:
         while self.left_open:
             # A root without children is a leaf itself.
             while self.tier.lanes[ROOT].active == 0 and self.tier.lanes[ROOT].oldest == 0:
+                if self.priority == 0:
+                    return 0    # those left are of a priority above the first
                 self.open_tier()
             leaf = best_leaf(&self.tier)
             if self.pass_blocked(leaf):

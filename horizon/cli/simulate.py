@@ -423,7 +423,7 @@ def _draw(trace: Trace, directories: Sequence[Path], results: Sequence[Result]) 
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "matplotlib":
             raise
-        click.echo("no pictures: they need matplotlib, which `pip install matplotlib` brings", err=True)
+        click.echo("no pictures: they need matplotlib, which horizon-gpu-scheduler[plot] brings", err=True)
         return
     hardware = results[0].summary.setting.cluster
     began = None if trace.zero_s is None else _moment(trace, trace.jobs[0].submit_s)

@@ -141,12 +141,20 @@ def _update(state: State, c: cmd.Update, given: Given) -> Events:
     time_limit_s = UNSET if c.time_limit_s == job.time_limit_s else c.time_limit_s
     if priority is not UNSET or time_limit_s is not UNSET:
         events.append(ev.JobUpdated(job_id=job.id, priority=priority, time_limit_s=time_limit_s))
-    if c.hold is not UNSET and c.hold is not job.held:
-        if job.state is not JobState.QUEUED and job.spec.array is None:
+    if c.hold is not UNSET and _differs_in_hold(state, job, c.hold):
+        if job.state is not JobState.QUEUED and job.number not in state.arrays:
             message = f"only a waiting job can be held or released; job {job.number} is {job.state}"
             raise Rejected(Refusal.CONFLICT, message, "/hold")
         events.append(ev.JobHeld(job_id=job.id) if c.hold else ev.JobReleased(job_id=job.id))
     return tuple(events)
+
+
+def _differs_in_hold(state: State, job: Job, hold: bool) -> bool:
+    """Whether the job, or a waiting task of the array, is not held as is asked for."""
+    array = state.arrays.get(job.number)
+    if array is None or job.held is not hold:
+        return job.held is not hold
+    return any(task.held is not hold for task in state.tasks(array) if task.state is JobState.QUEUED)
 
 
 def _requeue(state: State, c: cmd.Requeue, given: Given) -> Events:
@@ -158,6 +166,8 @@ def _requeue(state: State, c: cmd.Requeue, given: Given) -> Events:
 
 def _checkpoint(state: State, c: cmd.Checkpoint, given: Given) -> Events:
     job = _one_that_runs(state, c.job_id, None, "saved")
+    if job.state is JobState.SCHEDULED:
+        raise Rejected(Refusal.CONFLICT, f"job {job.number} is being started: it has nothing to save yet")
     if c.attempt is not None and c.attempt != job.attempt:
         message = f"attempt {c.attempt} of job {job.number} is over; attempt {job.attempt} runs now"
         raise Rejected(Refusal.CONFLICT, message, "/attempt")

@@ -9,7 +9,7 @@ from horizon.core.state import Job
 def verdict(job: Job, kind: DependencyKind) -> bool | None:
     """Whether a condition on this job, or on this array as a whole, holds; None while it may yet."""
     if kind is DependencyKind.AFTER_START:
-        if job.started_at_us:
+        if job.ran:
             return True
         return False if job.state.ended else None
     if not job.state.ended:

@@ -17,11 +17,13 @@ from horizon.core.policy import Policy
 
 
 class Cause(StrEnum):
-    """Why a job was given its place now: its turn had come, or it filled a gap, or others made way."""
+    """Why a job was given its place now: its turn had come, it filled a gap, others made way, or it had
+    waited for too long."""
 
     PRIORITY = "priority"
     BACKFILL = "backfill"
     PREEMPTION = "preemption"
+    AGE = "age"
 
 
 class RequeueCause(StrEnum):
@@ -111,7 +113,7 @@ class JobScheduled(JobEvent, frozen=True):
     now_us: int
     """The cycle's only notion of time."""
     rank: int
-    """Its place in the order the cycle walked, from 1."""
+    """Its place in the order the cycle walked, from 1; 0 out of that order, by age or preemption."""
     score: float
     """Effective usage over weight of its owner's leaf in the share tree as the cycle began (GPU-seconds)."""
     policy_version: int = 0
@@ -254,19 +256,26 @@ class NodeResumed(NodeEvent, frozen=True):
     by: str
 
 
-class DeviceFailed(NodeEvent, frozen=True):
-    """A device is not to be used; whoever has it keeps it until it ends."""
+class DeviceEvent(Event, frozen=True):
+    """A fact about one device."""
 
+    node: str
     device: str
     by: str
+
+    @property
+    def stream(self) -> str:
+        return "device/" + self.device
+
+
+class DeviceFailed(DeviceEvent, frozen=True):
+    """A device is not to be used; whoever has it keeps it until it ends."""
+
     reason: str = ""
 
 
-class DeviceRecovered(NodeEvent, frozen=True):
+class DeviceRecovered(DeviceEvent, frozen=True):
     """A device that had failed may be used again."""
-
-    device: str
-    by: str
 
 
 class BookingMade(Event, frozen=True):

@@ -313,9 +313,9 @@ def _count_task(state: State, array: ArrayState, task: Job, was: JobState) -> No
     counts[task.state] += 1
     at_us = state.recorded_at_us
     job.scheduled_at_us = job.scheduled_at_us or task.scheduled_at_us
-    started = task.state is JobState.RUNNING and not job.started_at_us
+    started = task.state is JobState.RUNNING and not job.ran
     if started:
-        job.started_at_us = at_us
+        job.started_at_us, job.ran = at_us, True
     ended = sum(counts[one] for one in _ENDS) == array.total
     if ended:
         job.state = next(one for one in _ENDS if counts[one])
@@ -339,6 +339,7 @@ _ALIVE: Final = (JobState.SCHEDULED, JobState.RUNNING, JobState.PREEMPTED)
 
 def _held(job: Job, event: ev.JobHeld, at_us: int) -> None:
     job.held = True
+    job.predicted_us = 0  # what keeps it now is no delay of what was planned
 
 
 def _released(job: Job, event: ev.JobReleased, at_us: int) -> None:
@@ -373,6 +374,7 @@ def _scheduled(job: Job, event: ev.JobScheduled, at_us: int) -> None:
 
 def _started(job: Job, event: ev.JobStarted, at_us: int) -> None:
     job.state = JobState.RUNNING
+    job.ran = True
     job.started_at_us = job.saved_at_us = at_us
 
 
@@ -503,7 +505,8 @@ def _reserved_around(state: State, job: Job, event: ev.JobReserved) -> None:
 
 
 def _started_around(state: State, job: Job, event: ev.JobStarted) -> None:
-    expect_end(state, job, _planned_end_us(state, job))
+    if job.stop is None:
+        expect_end(state, job, _planned_end_us(state, job))
     _set_deadline(state, job)
     if state.dependents:
         _tell_dependents(state, job)
@@ -526,6 +529,7 @@ def _preemption_around(state: State, job: Job, event: ev.PreemptionRequested) ->
     other = state.jobs.get(event.by)
     if other is not None and event.nodes:
         claim = state.claims.setdefault(other.number, Claim(event.nodes, {}))
+        claim.nodes = event.nodes
         claim.victims[job.id] = True
 
 
@@ -553,6 +557,8 @@ def _drop_stale(state: State) -> None:
 def _requeued_around(state: State, job: Job, event: ev.JobRequeued) -> None:
     if job.begin_pending:
         heappush(state.begins, (job.begin_at_us, job.number))
+    if job.array:
+        job.held = state.arrays[job.array].job.held
     _gone_soon(state, job)
     _enter_queue(state, job, event)
 
@@ -580,6 +586,8 @@ def _dropped_around(state: State, job: Job, event: Any) -> None:
         state.cycle = event.cycle or state.cycle
     _leave_queue(state, job, event)
     _ended_around(state, job, event)
+    if type(event) is ev.JobCancelled and job.allocation_state is not None:
+        expect_end(state, job, state.recorded_at_us + job.spec.grace_period_s * SECOND_US)
 
 
 def _scheduled_around(state: State, job: Job, event: ev.JobScheduled) -> None:

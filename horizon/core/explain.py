@@ -91,7 +91,7 @@ def sentence(state: State, cycle: Cycle, plan: Plan, job: Job, verdict: Verdict 
             claim = state.claims.get(job.number)
             numbers = [state.jobs[id].number for id in claim.victims] if claim else []
             return "waits for jobs that make way for it" + (f": {_listed(numbers)}" if numbers else "")
-        case Hindrance.NEVER:
+        case Hindrance.NEVER | Hindrance.CLOSED:
             return f"waits for {asked(request)}: the nodes that could hold it take no work now"
         case Hindrance.ROOM:
             return _no_room(state, plan, job, verdict)

@@ -23,6 +23,8 @@ def join(state: State, node: Node, inventory: Inventory) -> None:
     node.slots = {device.uuid: slot for slot, device in enumerate(inventory.devices)}
     for uuid, slot in node.slots.items():
         state.device_places.setdefault(uuid, []).append((name, slot))
+        if state.device_homes.setdefault(uuid, name) != name:
+            state.devices_moved = True
     state.cluster.set_node(
         node.index,
         inventory.cpu_cores,
@@ -52,9 +54,10 @@ def rejoin_all(state: State) -> None:
 
 
 def kind_of(state: State, device: Device) -> int:
-    """Devices of one type and size are of one kind. The size is rounded: drivers differ in the last MiB."""
+    """Devices of one type and size are of one kind. The size is rounded up to what it is sold as: drivers
+    keep some MiB for themselves, and not all the same."""
     gpu_type = device.gpu_type.lower()
-    gib = (device.memory_mib + MIB_PER_GIB // 2) // MIB_PER_GIB
+    gib = -(-device.memory_mib // MIB_PER_GIB)
     kind = state.device_kinds.get((gpu_type, gib))
     if kind is None:
         kind = state.cluster.add_kind(number_in(state.gpu_types, gpu_type), gib * MIB_PER_GIB)
@@ -144,6 +147,8 @@ def free_what_it_held(state: State, job: Job) -> None:
 
 def _nodes_of(state: State, job: Job) -> list[int]:
     """The numbers of the nodes where the job holds something."""
+    if not state.devices_moved:
+        return [state.nodes[placement.node].index for placement in job.allocation]
     nodes = dict.fromkeys(state.nodes[placement.node].index for placement in job.allocation)
     for placement in job.allocation:
         for uuid in placement.gpu_ids:

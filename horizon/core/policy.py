@@ -30,12 +30,16 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     order: Order = Order.FAIR
     strict: bool = False
-    """The first job that cannot start keeps all behind it waiting: no skipping, no backfill."""
+    """The first job that finds no room keeps all behind it waiting: no skipping, no backfill. Only what could
+    never fit, or may not start yet, is passed."""
     reservation_depth: int = 16
     """How many of the first blocked jobs get a reservation that later jobs may not delay: 1 is EASY
     backfill, -1 for all conservative backfill, 0 none."""
     examined_max: int = 100_000
     """Jobs that one cycle looks at; those behind them wait for a later one."""
+    patience_s: int = 86_400
+    """Of the jobs of one priority that have waited this long the eldest goes first, whatever the shares say;
+    0 lets nobody."""
     assumed_time_limit_s: int = 86_400
     """What planning takes for the run time of a job without a time limit. It stops no job."""
     half_life_s: int = 7 * 86_400
@@ -81,6 +85,7 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 _BOUNDS: Final = (
     ("reservation_depth", UNLIMITED, limits.RESERVATIONS_MAX),
     ("examined_max", 1, limits.EXAMINED_MAX),
+    ("patience_s", 0, limits.TIME_LIMIT_S_MAX),
     ("assumed_time_limit_s", 1, limits.TIME_LIMIT_S_MAX),
     ("half_life_s", 1, limits.HALF_LIFE_S_MAX),
     ("charge_ahead_s", 0, limits.HALF_LIFE_S_MAX),

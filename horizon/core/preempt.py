@@ -1,7 +1,8 @@
 """Whom to stop so that a waiting job can start: the jobs whose stopping loses the least work. Pure.
 
 A job may take from running jobs of lower priority; and where its account holds less than it is guaranteed,
-from jobs of accounts that hold more than theirs, if those are of no higher priority. Only jobs that are
+from jobs of accounts that hold more than theirs, if those are of no higher priority; then it need not mind
+what is reserved for others, for they planned on what was guaranteed to it. Only jobs that are
 ``preemptible`` and have run for ``Policy.min_runtime_s`` are ever taken from.
 
 No two jobs can keep stopping each other. Who is stopped by priority is below the other for good, and can only
@@ -58,6 +59,37 @@ class Pool:
         self._now_us = now_us
         self._ripe: dict[int, list[Candidate]] = {}
         self._later_us: dict[int, int] = {}
+        self._leaving: list[int] | None = None
+
+    @property
+    def leaving(self) -> list[int]:
+        """The numbers of the jobs whose resources will be free soon: they have ended, or were asked to stop
+        before or in this cycle. O(holding), once."""
+        if self._leaving is None:
+            self._leaving = [
+                job.number
+                for job in self._state.holding.values()
+                if job.allocation_state is AllocationState.RELEASING or job.stop is not None
+            ]
+        return self._leaving
+
+    def gpus_leaving(self) -> dict[int, int]:
+        """The GPUs that these hold still, by share. O(leaving x depth)."""
+        found: dict[int, int] = {}
+        for number in self.leaving:
+            job = self._state.numbered[number - 1]
+            share = self._state.shares[job.share]
+            while share.parent >= 0:
+                share = self._state.shares[share.parent]
+                found[share.id] = found.get(share.id, 0) + job.spec.gpu_count
+        return found
+
+    def ask(self, jobs: Iterable[Job]) -> None:
+        """These have been asked to stop: nobody else can take from them, and what they hold will be free."""
+        asked = {job.number for job in jobs}
+        self.leaving.extend(sorted(asked))
+        for rank, some in self._ripe.items():
+            self._ripe[rank] = [one for one in some if one.job.number not in asked]
 
     def of(self, rank: int) -> list[Candidate]:
         """Those of one priority, the least loss first. O(its running preemptible jobs), once."""
@@ -104,16 +136,6 @@ class _Spot:
         return self.candidates[-1].lost_gpu_us + sum(one.lost_gpu_us for one in others)
 
 
-def leaving(state: State) -> list[int]:
-    """The numbers of the jobs whose resources will be free soon: they have ended, or were asked to stop.
-    O(holding)."""
-    return [
-        job.number
-        for job in state.holding.values()
-        if job.allocation_state is AllocationState.RELEASING or job.stop is not None
-    ]
-
-
 class Search:
     """A search for the victims of one waiting job, on a cycle's plan."""
 
@@ -139,6 +161,7 @@ class Search:
         self._above = self._accounts_above(state.shares[job.share])
         self._reclaims = self._below_guarantee()
         ranks = [rank for rank in range(job.priority.rank + bool(self._reclaims)) if state.preemptible[rank]]
+        self._pool = pool
         self.candidates = self._candidates(pool, ranks)
         self.again_us = pool.later_us(ranks)
         """When a job that has not run for long enough may be stopped."""
@@ -166,11 +189,12 @@ class Search:
         """All whom the job may take from, the least loss first."""
         if len(ranks) == 1 and self._by_priority(ranks[0]):
             return pool.of(ranks[0])
+        leaving = pool.gpus_leaving() if self._reclaims else {}
         found = [
             candidate
             for rank in ranks
             for candidate in pool.of(rank)
-            if self._by_priority(rank) or self._may_reclaim_from(candidate.job, {})
+            if self._by_priority(rank) or self._may_reclaim_from(candidate.job, leaving)
         ]
         found.sort(key=_least_first)
         return found
@@ -184,8 +208,8 @@ class Search:
         if not self._reclaims or job.priority.rank > self._job.priority.rank or not job.spec.gpu_count:
             return False
         accounts = self._accounts_above(self._state.shares[job.share])
-        if any(share in accounts for share in self._reclaims):
-            return False
+        if all(share in accounts for share in self._reclaims):
+            return False  # it would only take from itself
         return all(
             share.gpus_held - taken.get(share.id, 0) - job.spec.gpu_count >= share.guaranteed_gpus
             for share in accounts.values()
@@ -200,7 +224,7 @@ class Search:
         """Those that may be stopped together with all of them that come before."""
         if not self._reclaims:
             return some
-        taken: dict[int, int] = {}
+        taken = self._pool.gpus_leaving()
         chosen = []
         for candidate in some:
             by_priority = self._by_priority(candidate.job.priority.rank)
@@ -215,7 +239,7 @@ class Search:
     def run(self) -> Victims | None:
         """The victims; the plan can then claim what they free. None when no set of them would let the job
         start, or when it can start without, once those on their way out are gone."""
-        self._leaving = leaving(self._state)
+        self._leaving = self._pool.leaving
         if self._fits([]) is not None:
             return None
         if self._state.cluster.nodes_for(self._request, self._avoid) == 1:
@@ -233,7 +257,8 @@ class Search:
         job = self._job
         if all(self._by_priority(candidate.job.priority.rank) for candidate in chosen):
             return f"job {job.number} of {job.spec.user_id} has priority {job.priority.value}"
-        account = next(iter(self._reclaims.values()))
+        givers = self._accounts_above(self._state.shares[chosen[0].job.share])
+        account = next(share for share in self._reclaims.values() if share.id not in givers)
         return (
             f"job {job.number} of {job.spec.user_id}: {account.path} holds {self._gpus_of(account.id)} of "
             f"the {account.guaranteed_gpus} GPUs that it is guaranteed"
@@ -243,7 +268,9 @@ class Search:
         """Where the job could start now if these and those on their way out were gone."""
         gone = self._leaving + [candidate.job.number for candidate in chosen]
         self._trials += 1
-        return self._plan.fits(self._request, self._duration_us, self._avoid, only, gone)
+        return self._plan.fits(
+            self._request, self._duration_us, self._avoid, only, gone, bool(self._reclaims)
+        )
 
     def _works(self, chosen: list[Candidate], only: list[int] | None) -> bool:
         return self._allowed(chosen) and self._fits(chosen, only) is not None
@@ -290,7 +317,7 @@ class Search:
         free = len(state.cluster.free(index)[2])
         for id in node.jobs if self._leaving else ():
             job = state.jobs[id]
-            if job.allocation_state is AllocationState.RELEASING or job.stop is not None:
+            if job.number in self._leaving:
                 free += sum(len(one.gpu_ids) for one in job.allocation if one.node == node.inventory.name)
         return state.requests[self._request].gpu_count - free
 

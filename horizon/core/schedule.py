@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import Enum, auto
+from functools import cached_property
 from heapq import heappop, heappush
 from typing import TypedDict, TypeVar
 
@@ -21,14 +22,17 @@ from horizon.core import limits
 from horizon.core.charges import rate_of
 from horizon.core.model import Allocation, JobState, Placement
 from horizon.core.policy import UNLIMITED, Order, Policy
-from horizon.core.preempt import Pool, Search, Victims, leaving
+from horizon.core.preempt import Pool, Search, Victims
 from horizon.core.state import COST_PER_GPU, SECOND_US, Job, Request, Shape, State
 
 E = TypeVar("E", tuple[int, int], tuple[int, int, int])
 Found = list[tuple[int, tuple[int, ...]]]
 """A node's number and the slots of its devices, for each part of a request."""
 
+_STOPS = ev.TimeLimitReached | ev.RequeueRequested
 DRAIN = "drain of node "
+ELDERS_TRIED = 16
+"""Jobs that have waited for too long looked at for one whom only want of room keeps."""
 
 
 class Hindrance(Enum):
@@ -37,13 +41,19 @@ class Hindrance(Enum):
     ROOM = auto()
     """It finds no room, or only where it would delay a reservation."""
     NEVER = auto()
-    """It fits no node that takes work, ever."""
+    """It would not fit were the cluster empty."""
+    CLOSED = auto()
+    """The nodes where it could ever fit take no work."""
     QUOTA = auto()
     """Its account, or one above, would hold more than it may."""
     ARRAY = auto()
     """As many tasks of its array hold resources as may."""
     CLAIM = auto()
     """Others are being stopped for it."""
+
+
+_FOR_ROOM = (Hindrance.ROOM, Hindrance.CLOSED, Hindrance.CLAIM)
+"""What keeps a job for want of room, not because it may not start yet."""
 
 
 class Verdict(Struct, frozen=True):
@@ -63,6 +73,8 @@ class Reservation(Struct, frozen=True):
     start_us: int
     nodes: tuple[str, ...]
     duration_us: int
+    rank: int
+    """Its place in the order the cycle walked, from 1; 0 if it had waited for too long."""
 
 
 class Cycle(Struct, frozen=True):
@@ -138,6 +150,9 @@ class Round:
     def run(self) -> Cycle:
         self.events += _due(self.state, self.now_us)
         due = len(self.events)
+        stopping = [one.job_id for one in self.events if isinstance(one, _STOPS)]
+        if stopping:
+            self._pool.ask(self.state.jobs[job_id] for job_id in stopping)
         examined = 0
         if len(self.state.queue):
             self._serve_claims()
@@ -168,46 +183,93 @@ class Round:
 
     def _serve_claims(self) -> None:
         """What was freed for a job is given to it first; what is still to come is kept for it."""
+        for number in self.state.claims:
+            self._count(self.state.numbered[number - 1], 1)
         for number, claim in self.state.claims.items():
             job = self.state.numbered[number - 1]
+            self._count(job, -1)
             only = [self.state.nodes[name].index for name in claim.nodes]
-            request, duration_us = self.state.shapes[job.shape].request, self.duration_us(job)
-            if self._over_quota(job) is None:
+            shape, duration_us = self.state.shapes[job.shape], self.duration_us(job)
+            request = shape.request
+            if self._over_quota(job) is None and self._array_has_room(shape):
                 found = self.plan.place(request, duration_us, (), only)
                 if found is not None:
                     self._start(job, found, ev.Cause.PREEMPTION, 0)
                     continue
-            if claim.victims:
-                gone = leaving(self.state)
-                if self.plan.fits(request, duration_us, (), only, gone) is not None:
-                    self.plan.claim()
-                    self.job_verdicts[number] = Verdict(Hindrance.CLAIM)
+            gone = self._pool.leaving
+            if claim.victims and self.plan.fits(request, duration_us, (), only, gone) is not None:
+                self.plan.claim()
+                self.job_verdicts[number] = Verdict(Hindrance.CLAIM)
+                self._count(job, 1)
 
     # --- the walk -------------------------------------------------------------------------------------
 
     def _walk(self) -> int:
         walk = self.state.queue.walk(self.now_us, self.policy.order is Order.FIFO)
+        rank = -1
         self.last = -1
         while len(self._started) < limits.CYCLE_STARTS_MAX and walk.examined < self.policy.examined_max:
             number = walk.next()
             if not number or number == self._until:
                 self.last = 0
                 break
-            if number in self._started:  # others made way for it
+            job = self.state.numbered[number - 1]
+            if job.priority.rank != rank:
+                rank = job.priority.rank
+                self._serve_eldest(rank)
+            if number in self._started:  # others made way for it, or it had waited for too long
                 walk.take(self._started[number])
                 continue
-            if number in self.job_verdicts:
+            if number in self.job_verdicts:  # others are making way for it, or it has been planned for
+                if self._start_elsewhere(job, walk.examined):
+                    walk.take(self._started[number])
+                elif self.policy.strict:
+                    self.last = number
+                    break
                 continue
-            job = self.state.numbered[number - 1]
             verdict = self._look_at(job, walk.examined)
             if verdict is None:
                 walk.take(self._started[number])
                 continue
             self._pass_its_like(walk, job, verdict)
-            if self.policy.strict and verdict.hindrance in (Hindrance.ROOM, Hindrance.NEVER):
+            if self.policy.strict and verdict.hindrance in _FOR_ROOM:
                 self.last = number
                 break
         return walk.examined
+
+    def _start_elsewhere(self, job: Job, rank: int) -> bool:
+        """A job for which others make way need not wait for them when it fits somewhere else by now."""
+        if self.job_verdicts[job.number].hindrance is not Hindrance.CLAIM:
+            return False
+        request = self.state.shapes[job.shape].request
+        found = self.plan.place(request, self.duration_us(job), self.avoided(job, request))
+        if found is not None:
+            self._count(job, -1)
+            self._start(job, found, ev.Cause.BACKFILL if self._passed else ev.Cause.PRIORITY, rank)
+        return found is not None
+
+    def _serve_eldest(self, rank: int) -> None:
+        """Whatever the shares say, of those of a priority who have waited for too long the eldest goes first.
+
+        One at a time: so nobody waits for ever, and a crowd of old jobs leaves the others their turns."""
+        if self.policy.order is Order.FIFO or not self.policy.patience_s:
+            return
+        walk = self.state.queue.walk(self.now_us, True, rank)
+        for _ in range(ELDERS_TRIED):
+            number = walk.next()
+            if not number or number in self._started or number in self.job_verdicts:
+                return
+            job = self.state.numbered[number - 1]
+            since_us = max(job.created_at_us, job.begin_at_us)
+            if job.priority.rank != rank or since_us + self.policy.patience_s * SECOND_US > self.now_us:
+                return
+            verdict = self._look_at(job, 0, ev.Cause.AGE)
+            if verdict is None:
+                return
+            if verdict.hindrance in (Hindrance.ROOM, Hindrance.CLAIM):
+                self.job_verdicts[number] = verdict
+                return
+            walk.block(job.shape)  # what keeps it is no want of room
 
     def _pass_its_like(self, walk: Walk, job: Job, verdict: Verdict) -> None:
         """Passes all those that follow for whom the same must hold in this cycle: nothing frees up within
@@ -217,9 +279,9 @@ class Round:
             self.job_verdicts[job.number] = verdict
             return
         request = self.state.shapes[job.shape].request
-        if hindrance is Hindrance.NEVER:
+        if hindrance in (Hindrance.NEVER, Hindrance.CLOSED):
             self._pass_request(walk, request, verdict)
-        elif hindrance is not Hindrance.ROOM:
+        elif hindrance is not Hindrance.ROOM or self._may_take_from_others(job):
             walk.block(job.shape)
             self.shape_verdicts[job.shape] = verdict
         elif not self.plan.idle():
@@ -232,6 +294,18 @@ class Round:
             walk.block(job.shape)
             self.shape_verdicts[job.shape] = verdict
 
+    def _may_take_from_others(self, job: Job) -> bool:
+        """Whether this job, or one behind it of no higher priority, may make others give way. It is not known
+        whether there are such; but then each must be looked at."""
+        if not self.policy.preemption or self._searches >= self.policy.preemption_searches_max:
+            return False
+        rank = job.priority.rank
+        return any(self.state.preemptible[:rank]) or (self._guarantees and bool(self.state.preemptible[rank]))
+
+    @cached_property
+    def _guarantees(self) -> bool:
+        return any(share.guaranteed_gpus for share in self.state.accounts.values())
+
     def _pass_request(self, walk: Walk, request: int, verdict: Verdict) -> None:
         walk.block_many(self.state.shapes_of[request])
         self.request_verdicts[request] = verdict
@@ -241,10 +315,10 @@ class Round:
         depth = 0 if self.policy.strict else self.policy.reservation_depth
         return depth == UNLIMITED or len(self.reservations) < depth
 
-    def _look_at(self, job: Job, rank: int) -> Verdict | None:
+    def _look_at(self, job: Job, rank: int, cause: ev.Cause = ev.Cause.PRIORITY) -> Verdict | None:
         """Start the job, or say why not; then plan for it as far as the policy allows."""
         shape = self.state.shapes[job.shape]
-        if shape.array and not self._array_has_room(shape):
+        if not self._array_has_room(shape):
             return Verdict(Hindrance.ARRAY)
         share = self._over_quota(job)
         if share is not None:
@@ -253,15 +327,16 @@ class Round:
         avoid = self.avoided(job, shape.request)
         found = self.plan.place(shape.request, duration_us, avoid)
         if found is not None:
-            cause = ev.Cause.BACKFILL if self._passed else ev.Cause.PRIORITY
-            self._start(job, found, cause, rank)
+            self._start(job, found, ev.Cause.BACKFILL if self._passed else cause, rank)
             return None
+        if not self.state.cluster.nodes_for(shape.request):
+            return Verdict(Hindrance.NEVER)
         self._passed = True
         if self._make_way(job, shape, duration_us, avoid):
             return Verdict(Hindrance.CLAIM)
         after = len(self.reservations)
-        if self._may_reserve and not self._reserve(job, shape.request, duration_us, avoid):
-            return Verdict(Hindrance.NEVER)
+        if self._may_reserve and not self._reserve(job, rank, duration_us, avoid):
+            return Verdict(Hindrance.CLOSED)
         return Verdict(Hindrance.ROOM, after=after)
 
     def duration_us(self, job: Job) -> int:
@@ -269,19 +344,25 @@ class Round:
         return (job.time_limit_s or self.policy.assumed_time_limit_s) * SECOND_US
 
     def avoided(self, job: Job, request: int) -> list[int]:
-        """The nodes where the job failed, unless there is nowhere else to go."""
+        """The nodes where the job failed, if it can go elsewhere without being split over more."""
         if not job.avoid:
             return []
         nodes = [self.state.nodes[name].index for name in job.avoid if name in self.state.nodes]
-        return nodes if self.state.cluster.nodes_for(request, nodes) else []
+        cluster = self.state.cluster
+        return nodes if cluster.nodes_for(request, nodes) == cluster.nodes_for(request) else []
 
     def _array_has_room(self, shape: Shape) -> bool:
+        """Whether one more task of the array, if it has a limit, may hold resources."""
+        if not shape.array:
+            return True
         array = self.state.arrays[shape.array]
         assert array.job.spec.array is not None
         return array.active + self._tasks_taken.get(shape.array, 0) < array.job.spec.array.limit
 
     def _over_quota(self, job: Job) -> int | None:
-        """The account that would hold more than it may; None when none would."""
+        """The account that would hold more GPUs than it may; None when none would."""
+        if not job.spec.gpu_count:
+            return None
         share = self.state.shares[job.share]
         while share.parent >= 0:
             share = self.state.shares[share.parent]
@@ -290,7 +371,7 @@ class Round:
         return None
 
     def gpus_of(self, share: int) -> int:
-        """What the share holds, with what it got in this cycle."""
+        """What the share holds, with what it got in this cycle and what is claimed for it."""
         return self.state.shares[share].gpus_held + self._gpus_taken.get(share, 0)
 
     def _start(self, job: Job, found: Found, cause: ev.Cause, rank: int) -> None:
@@ -301,12 +382,7 @@ class Round:
         self._started[job.number] = rate_of(
             self.policy, spec.gpu_count, gpu_type, spec.cpu_cores, spec.memory_mib
         )
-        share = state.shares[job.share]
-        while spec.gpu_count and share.parent >= 0:
-            share = state.shares[share.parent]
-            self._gpus_taken[share.id] = self._gpus_taken.get(share.id, 0) + spec.gpu_count
-        if job.array:
-            self._tasks_taken[job.array] = self._tasks_taken.get(job.array, 0) + 1
+        self._count(job, 1)
         self.events.append(
             ev.JobScheduled(
                 job_id=job.id,
@@ -321,14 +397,23 @@ class Round:
             )
         )
 
-    def _reserve(self, job: Job, request: int, duration_us: int, avoid: list[int]) -> bool:
-        planned = self.plan.earliest(request, duration_us, avoid)
+    def _count(self, job: Job, sign: int) -> None:
+        """Counts (+1) or no longer counts (-1) what the job will hold against quotas and array limits."""
+        share = self.state.shares[job.share]
+        while job.spec.gpu_count and share.parent >= 0:
+            share = self.state.shares[share.parent]
+            self._gpus_taken[share.id] = self._gpus_taken.get(share.id, 0) + sign * job.spec.gpu_count
+        if job.array:
+            self._tasks_taken[job.array] = self._tasks_taken.get(job.array, 0) + sign
+
+    def _reserve(self, job: Job, rank: int, duration_us: int, avoid: list[int]) -> bool:
+        planned = self.plan.earliest(self.state.shapes[job.shape].request, duration_us, avoid)
         if planned is None:
             return False
         self.plan.reserve()
         start_us, indices = planned
         nodes = tuple(self.state.node_names[index] for index in indices)
-        self.reservations.append(Reservation(job.number, start_us, nodes, duration_us))
+        self.reservations.append(Reservation(job.number, start_us, nodes, duration_us, rank))
         if not job.predicted_us:
             self.events.append(
                 ev.JobReserved(
@@ -362,6 +447,8 @@ class Round:
             self._consider_later(search)
             return False
         self.plan.claim()
+        self._count(job, 1)
+        self._pool.ask(victim for victim, _ in victims.jobs)
         self._stop(job, victims)
         return True
 
@@ -428,10 +515,11 @@ def _due(state: State, now_us: int) -> list[ev.Event]:
     """What has fallen due: begin times that came, time limits that were reached, drains and bookings that
     are over; and jobs whose dependencies can never hold. At most ``CYCLE_STARTS_MAX`` of each."""
     mark = Mark(cycle=state.cycle + 1, now_us=now_us, policy_version=state.policy_version)
+    over = list(_over_their_limit(state, now_us, mark))
     return [
         *_begun(state, now_us, mark),
-        *_over_their_limit(state, now_us, mark),
-        *_drained(state, now_us, mark),
+        *over,
+        *_drained(state, now_us, mark, {event.job_id for event in over}),
         *_unbooked(state, now_us, mark),
         *_doomed(state, mark),
     ]
@@ -444,21 +532,21 @@ def _begun(state: State, now_us: int, mark: Mark) -> Iterator[ev.Event]:
             yield ev.JobReleased(job_id=job.id, begin_reached=True, **mark)
 
 
-def _over_their_limit(state: State, now_us: int, mark: Mark) -> Iterator[ev.Event]:
+def _over_their_limit(state: State, now_us: int, mark: Mark) -> Iterator[ev.TimeLimitReached]:
     for at_us, number, attempt in _fallen_due(state.deadlines, now_us):
         job = state.numbered[number - 1]
         if _limit_reached(job, attempt, at_us):
             yield ev.TimeLimitReached(job_id=job.id, attempt=attempt, time_limit_s=job.time_limit_s, **mark)
 
 
-def _drained(state: State, now_us: int, mark: Mark) -> Iterator[ev.Event]:
-    asked: dict[str, bool] = {}
+def _drained(state: State, now_us: int, mark: Mark, asked: set[str]) -> Iterator[ev.Event]:
+    """Who is to leave the nodes to be emptied by now, without those asked to stop already."""
     for name, at_us in state.drains.items():
         if at_us > now_us:
             continue
         for job in state.to_be_stopped(state.nodes[name]):
             if job.id not in asked:
-                asked[job.id] = True
+                asked.add(job.id)
                 yield ev.RequeueRequested(job_id=job.id, attempt=job.attempt, by=DRAIN + name, **mark)
 
 

@@ -68,6 +68,8 @@ class Job(Struct, gc=False):
     state: JobState = JobState.QUEUED
     version: int = 1
     attempt: int = 0
+    ran: bool = False
+    """Whether any attempt has been running; of an array, any task."""
     allocation: Allocation = ()
     allocation_state: AllocationState | None = None
     """None when it holds nothing; an allocation outlives the state of the job that had it."""
@@ -264,6 +266,10 @@ class State:
         """By the node's number in the cluster."""
         self.device_places: dict[str, list[tuple[str, int]]] = {}
         """Where each device is: node and slot. More than one when a device turned up elsewhere."""
+        self.device_homes: dict[str, str] = {}
+        """Where each device was first."""
+        self.devices_moved = False
+        """Whether any device has turned up elsewhere since."""
         self.device_kinds: dict[tuple[str, int], int] = {}
         """Kinds of devices in the cluster by type, in small letters, and memory in GiB, rounded."""
         self.gpu_types: dict[str, int] = {}
@@ -362,8 +368,8 @@ def digest(state: State) -> str:
         state.requests,
         state.shapes,
         [[array.counts, array.active] for array in state.arrays.values()],
-        state.dependents,
-        state.doomed,
+        list(state.dependents.items()),
+        list(state.doomed.items()),
         state.failed_devices,
         list(state.bookings.values()),
         state.drains,

@@ -246,7 +246,7 @@ def test_without_matplotlib_there_are_no_pictures_and_all_else(log: Path, tmp_pa
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("no pictures") == 1
-    assert "pip install matplotlib" in done.stderr
+    assert "horizon-gpu-scheduler[plot]" in done.stderr
     assert {path.name for path in out.iterdir()} == {"jobs.csv", "summary.json", "fifo-none-user"}
 
 

@@ -593,6 +593,21 @@ def test_a_blocked_shape_is_not_returned_any_more(queue: Any) -> None:
     assert (walk.next(), walk.examined) == (0, 6)
 
 
+def test_many_shapes_can_be_blocked_at_once_and_twice_is_no_more_than_once(queue: Any) -> None:
+    other = queue.add_shape(1)
+    for number in range(1, 10):
+        queue.enqueue(number, NORMAL, ANN, number % 3)
+    walk = queue.walk(NOW_US)
+    walk.block_many(array("i", [0, other, 0]))
+    assert list(iter(walk.next, 0)) == [1, 4, 7]
+    assert walk.examined == 3
+    walk = queue.walk(NOW_US)
+    walk.block_many(array("i"))
+    with pytest.raises(KeyError):
+        walk.block_many(array("i", [3]))
+    assert len(list(iter(walk.next, 0))) == 9
+
+
 def test_a_walk_ends_at_once_when_every_shape_left_is_blocked(queue: Any) -> None:
     fill(queue, (1, ANN), (2, BOB))
     walk = queue.walk(NOW_US)
@@ -627,7 +642,7 @@ def test_a_walk_ends_with_an_error_when_the_queue_changes(queue: Any, change: tu
     walk = queue.walk(NOW_US)
     walk.next()
     getattr(queue, change[0])(*change[1:])
-    for call in (walk.next, walk.take, lambda: walk.block(0)):
+    for call in (walk.next, walk.take, lambda: walk.block(0), lambda: walk.block_many(array("i"))):
         with pytest.raises(RuntimeError):
             call()
 

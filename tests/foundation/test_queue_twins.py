@@ -171,6 +171,9 @@ class Play:
                 walks("take", *self.random.choice([(), (-1,), (0,), (7,), (1000,), (2**40 + 1,)]))
             if self.often(0.03):
                 walks("block", self.shape())
+            if self.often(0.02):
+                shapes = [self.shape() for _ in range(self.random.randrange(0, 3))]
+                walks("block_many", array("i", shapes))
             if self.often(0.01):
                 walks("take")
                 self.enqueue()  # if it is not refused, the walk is over for both

@@ -439,3 +439,8 @@ class Walk:
         self.check()
         self.queue.check_shape(shape)
         self.blocked.add(shape)
+
+    def block_many(self, shapes: Sequence[int]) -> None:
+        self.check()
+        for shape in shapes:
+            self.block(shape)
