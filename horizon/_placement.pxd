@@ -50,6 +50,7 @@ cdef struct Bin:        # the devices of one kind on one node
     int32_t kind
     int32_t total       # usable
     int32_t free        # usable and not held
+    int64_t spread      # of all usable ones, as Plan.spread
     int32_t flat        # no device is in any group
     int32_t groupings   # groupings that divide it, the one with the smallest groups first
     int32_t grouping[GROUPINGS]
@@ -251,6 +252,7 @@ cdef class Plan:
     cdef int64_t free_cores(self, int32_t node) noexcept
     cdef int64_t next_start(self, int32_t node, int32_t bin, const Level *part, int64_t from_us,
                             int64_t limit_us) noexcept
+    cdef const int64_t *ready_for(self, int32_t kind, const Level *part) noexcept
     cdef int64_t start_on(self, int32_t node, int32_t bin, const Level *part, int64_t from_us,
                           int64_t limit_us) noexcept
     cdef bint fits_now(self, int32_t node, int32_t bin, const Level *part) noexcept
@@ -277,6 +279,7 @@ cdef class Plan:
     cdef bint earliest_one(self) noexcept
 
     # A gang.
+    cdef bint are_enough(self, int32_t kind) noexcept
     cdef bint place_gang(self) noexcept
     cdef int64_t choose_gang(self, int32_t kind, int64_t at_us) noexcept
     cdef int32_t gather(self, int32_t kind, int64_t at_us) noexcept

@@ -422,10 +422,16 @@ cdef class Cluster:
 
     def set_device(self, int node, int slot, bint usable):
         cdef Node *changed = self.node_at(node)
+        cdef int32_t grouping
         if not 0 <= slot < changed.device_total:
             raise ValueError(f"node {node} has no slot {slot}")
         changed.devices[slot].usable = usable
         self.recount(changed)
+        changed.bins[changed.devices[slot].bin].spread = 0
+        for grouping in range(GROUPINGS):
+            changed.bins[changed.devices[slot].bin].spread = (
+                changed.bins[changed.devices[slot].bin].spread << 20
+            ) + group_total(changed, changed.devices[slot].bin, grouping)
         self.refresh(node)
         self.capacity += 1
         self.version += 1
@@ -849,6 +855,9 @@ cdef void order_groupings(Node *node, int32_t bin) noexcept nogil:
     ordered.free = ordered.total
     ordered.groupings = 0
     ordered.flat = is_flat(node, bin)
+    ordered.spread = 0
+    for grouping in range(GROUPINGS):
+        ordered.spread = (ordered.spread << 20) + group_total(node, bin, grouping)
     for grouping in range(GROUPINGS):
         size = largest_group(node, bin, grouping)
         if size == 0:
@@ -861,6 +870,24 @@ cdef void order_groupings(Node *node, int32_t bin) noexcept nogil:
         sizes[at] = size
         ordered.grouping[at] = grouping
         ordered.groupings += 1
+
+
+cdef int32_t group_total(const Node *node, int32_t bin, int32_t grouping) noexcept nogil:
+    """How many groups the usable devices of a bin are in; those in none are one more. O(devices squared)."""
+    cdef int32_t at, before
+    cdef int32_t total = 0
+    for at in range(node.device_total):
+        if node.devices[at].bin != bin or not node.devices[at].usable:
+            continue
+        for before in range(at):
+            if (
+                node.devices[before].bin == bin and node.devices[before].usable
+                and node.devices[before].group[grouping] == node.devices[at].group[grouping]
+            ):
+                break
+        else:
+            total += 1
+    return total
 
 
 cdef bint is_flat(const Node *node, int32_t bin) noexcept nogil:
@@ -1378,6 +1405,12 @@ cdef class Plan:
                     apply(&seats, &cores, &memory, &gpus, change, bin)
                 own += 1
 
+    cdef const int64_t *ready_for(self, int32_t kind, const Level *part) noexcept:
+        """By node, a time before which a part cannot start there; NULL when that is not known."""
+        if kind == NO_BIN or part.gpus == 0 or self.gone_total or self.over_reserved:
+            return NULL
+        return self.cluster.kinds[kind].ready[min(part.gpus, READY_ROWS) - 1]
+
     cdef int64_t start_on(self, int32_t node, int32_t bin, const Level *part, int64_t from_us,
                           int64_t limit_us) noexcept:
         """The same as ``next_start``, at once where only devices are asked for and only holds are in the way."""
@@ -1516,7 +1549,9 @@ cdef class Plan:
             best.node = -1
         best.tried += 1
         spread = 0
-        if part.gpus and not asked.bins[bin].flat:
+        if part.gpus and part.gpus == free == asked.bins[bin].total and self.gone_total == 0:
+            spread = asked.bins[bin].spread     # all of them
+        elif part.gpus and not asked.bins[bin].flat:
             self.choose_devices(node, bin, part.gpus, self.scratch + 4 * self.cluster.device_most)
             spread = self.spread(asked, self.scratch + 4 * self.cluster.device_most, part.gpus)
         elif part.gpus:
@@ -1601,9 +1636,7 @@ cdef class Plan:
         for kind in range(first, last):
             if kind != NO_BIN and not wants_kind(self.request, &self.cluster.kinds[kind]):
                 continue
-            ready = NULL
-            if kind != NO_BIN:
-                ready = self.cluster.kinds[kind].ready[min(part.gpus, READY_ROWS) - 1]
+            ready = self.ready_for(kind, part)
             for node in range(self.cluster.node_total):
                 # Most nodes are out of the question by this alone.
                 if ready != NULL and ready[node] > best_start:
@@ -1631,6 +1664,16 @@ cdef class Plan:
 
     # ------------------------------------------------------------------------------------------------ gangs
 
+    cdef bint are_enough(self, int32_t kind) noexcept:
+        """Whether as many nodes as there are parts have devices enough for the smallest now; a quick no."""
+        cdef int32_t bucket
+        cdef int64_t nodes = 0
+        if kind == NO_BIN or self.gone_total or self.over_reserved:
+            return True
+        for bucket in range(bucket_of(self.split.levels[self.split.total - 1].gpus), BUCKETS):
+            nodes += self.tallies(kind)[bucket]
+        return nodes >= self.split.nodes
+
     cdef bint place_gang(self) noexcept:
         cdef int32_t kind
         cdef int32_t best_kind = -2
@@ -1640,6 +1683,8 @@ cdef class Plan:
         cdef int32_t last = 0 if self.request.gpus == 0 else self.cluster.kind_total
         for kind in range(first, last):
             if kind != NO_BIN and not wants_kind(self.request, &self.cluster.kinds[kind]):
+                continue
+            if not self.are_enough(kind):
                 continue
             tightest = self.choose_gang(kind, self.now)
             if tightest >= 0 and tightest < best:
@@ -1669,8 +1714,11 @@ cdef class Plan:
         cdef int32_t node, bin, level
         cdef int32_t total = 0
         cdef Candidate *candidate
+        cdef const int64_t *ready = self.ready_for(kind, &self.split.levels[self.split.total - 1])
         memset(fitting, 0, sizeof(fitting))
         for node in range(self.cluster.node_total):
+            if ready != NULL and ready[node] > at_us:
+                continue
             if self.only != NULL and not among(node, self.only, self.only_total):
                 continue
             bin = NO_BIN if kind == NO_BIN else bin_of(&self.cluster.nodes[node], kind)
@@ -1778,12 +1826,16 @@ cdef class Plan:
         """
         cdef int64_t at_us = self.now
         cdef int64_t start, enough
+        cdef const int64_t *ready
         cdef int32_t level, node, bin, total
         while True:
             start = at_us
             for level in range(self.split.total):
                 total = 0
+                ready = self.ready_for(kind, &self.split.levels[level])
                 for node in range(self.cluster.node_total):
+                    if ready != NULL and ready[node] > limit_us:
+                        continue
                     bin = NO_BIN if kind == NO_BIN else bin_of(&self.cluster.nodes[node], kind)
                     if not self.can_ever(node, bin, &self.split.levels[level]):
                         continue

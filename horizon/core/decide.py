@@ -12,7 +12,7 @@ from horizon.core import commands as cmd
 from horizon.core import events as ev
 from horizon.core import limits
 from horizon.core.dependencies import verdict
-from horizon.core.evolve import task_id
+from horizon.core.evolve import task_ids
 from horizon.core.model import EXECUTOR, Exit, JobSpec, JobState
 from horizon.core.policy import Policy
 from horizon.core.state import SECOND_US, Job, Node, State, Stop
@@ -89,7 +89,7 @@ def _submitted(state: State, c: cmd.Submit, number: int) -> ev.JobSubmitted:
     _check_spec(c.spec)
     if c.spec.depends_on:
         _check_dependencies(state, c.spec)
-    if c.job_id in state.jobs or (c.spec.array is not None and task_id(c.job_id, 0) in state.jobs):
+    if c.job_id in state.jobs or (c.spec.array is not None and task_ids(c.job_id)(0) in state.jobs):
         raise Rejected(Refusal.CONFLICT, f"job id {c.job_id} is taken")
     return ev.JobSubmitted(job_id=c.job_id, number=number, spec=c.spec)
 

@@ -14,6 +14,7 @@ from heapq import heappop, heappush
 from typing import Any, Final
 
 from msgspec import UNSET
+from msgspec.structs import force_setattr
 
 from horizon.core import events as ev
 from horizon.core.charges import rate_of
@@ -129,9 +130,10 @@ def new_job(
     )
 
 
-def task_id(array_id: str, place: int) -> str:
-    """The id of the task at this place of an array, from 0: the array's id, counted on in its random bits."""
-    return f"{array_id[:24]}{(int(array_id[24:], 16) + 1 + place) % (1 << 48):012x}"
+def task_ids(array_id: str) -> Callable[[int], str]:
+    """The ids of an array's tasks by place, from 0: the array's id, counted on in its random bits."""
+    begin, first = array_id[:24], int(array_id[24:], 16) + 1
+    return lambda place: f"{begin}{(first + place) % 281_474_976_710_656:012x}"
 
 
 # --- submission ---------------------------------------------------------------------------------------
@@ -142,6 +144,7 @@ def _submitted(state: State, recorded: ev.Recorded, event: ev.JobSubmitted) -> N
     share = state.users.get((spec.account, spec.user_id)) or _add_user(state, spec.account, spec.user_id)
     limited = event.number if spec.array is not None and spec.array.limit else 0
     shape = _shape(state, spec, spec.time_limit_s, share.parent, limited)
+    _share_values(spec, share)
     job = new_job(event, recorded.correlation_id, recorded.recorded_at_us, share.id, shape)
     job.positions = [recorded.position]
     assert event.number == len(state.numbered) + 1, "job numbers have a gap"
@@ -159,15 +162,29 @@ def _submitted(state: State, recorded: ev.Recorded, event: ev.JobSubmitted) -> N
         state.queue.enqueue(job.number, job.priority.rank, job.share, job.shape)
 
 
+def _share_values(spec: JobSpec, share: Share) -> None:
+    """Has equal values of many jobs be one in memory: its owner's names, and empty dicts. O(1)."""
+    force_setattr(spec, "user_id", share.user_id)
+    force_setattr(spec, "account", share.account)
+    if not spec.labels:
+        force_setattr(spec, "labels", _NOTHING)
+    if not spec.constraints:
+        force_setattr(spec, "constraints", _NOTHING)
+
+
+_NOTHING: Final[dict[str, str]] = {}
+
+
 def _add_tasks(state: State, job: Job) -> None:
     """Makes the tasks of an array: jobs like it that follow it in number. O(tasks)."""
     assert job.spec.array is not None
     indices = [index for one in job.spec.array.ranges for index in one.indices]
     array = ArrayState(job, dict.fromkeys(JobState, 0), job.number + 1, len(indices))
     state.arrays[job.number] = array
+    id_of = task_ids(job.id)
     for place, index in enumerate(indices):
         task = copy.copy(job)
-        task.id = task_id(job.id, place)
+        task.id = id_of(place)
         task.number = array.first + place
         task.array, task.index = job.number, index
         task.positions = job.positions.copy()
@@ -231,7 +248,8 @@ def _request(state: State, spec: JobSpec) -> int:
 
 
 def _add_share(state: State, path: str, user: bool, parent: int) -> Share:
-    share = Share(id=state.queue.add_share(parent), path=path, user=user, parent=parent)
+    account, _, user_id = path.rpartition("/") if user else (path, "", "")
+    share = Share(state.queue.add_share(parent), path, user, parent, account, user_id)
     state.shares.append(share)
     return share
 
@@ -521,7 +539,12 @@ def _set_deadline(state: State, job: Job) -> None:
 def _stopping_around(state: State, job: Job, event: Any) -> None:
     """It was asked to stop: by the end of its grace period it is gone."""
     state.cycle = event.cycle or state.cycle
-    expect_end(state, job, state.recorded_at_us + job.spec.grace_period_s * SECOND_US)
+    _leaves(state, job, state.recorded_at_us + job.spec.grace_period_s * SECOND_US)
+
+
+def _leaves(state: State, job: Job, by_us: int) -> None:
+    state.leaving[job.number] = job
+    expect_end(state, job, by_us)
 
 
 def _preemption_around(state: State, job: Job, event: ev.PreemptionRequested) -> None:
@@ -566,7 +589,7 @@ def _requeued_around(state: State, job: Job, event: ev.JobRequeued) -> None:
 def _gone_soon(state: State, job: Job) -> None:
     """Its own processes have ended; what it holds is free when all are gone, any moment now."""
     if job.allocation_state is not None:
-        expect_end(state, job, state.recorded_at_us)
+        _leaves(state, job, state.recorded_at_us)
 
 
 def _preempted_around(state: State, job: Job, event: Any) -> None:
@@ -587,7 +610,7 @@ def _dropped_around(state: State, job: Job, event: Any) -> None:
     _leave_queue(state, job, event)
     _ended_around(state, job, event)
     if type(event) is ev.JobCancelled and job.allocation_state is not None:
-        expect_end(state, job, state.recorded_at_us + job.spec.grace_period_s * SECOND_US)
+        _leaves(state, job, state.recorded_at_us + job.spec.grace_period_s * SECOND_US)
 
 
 def _scheduled_around(state: State, job: Job, event: ev.JobScheduled) -> None:
@@ -624,6 +647,7 @@ def _rate(state: State, job: Job) -> int:
 
 def _released_around(state: State, job: Job, event: ev.AllocationReleased) -> None:
     del state.holding[job.id]
+    state.leaving.pop(job.number, None)
     state.preemptible[job.priority.rank].pop(job.id, None)
     if job.array:
         state.arrays[job.array].active -= 1

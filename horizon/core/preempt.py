@@ -20,10 +20,10 @@ from typing import Final
 from msgspec import Struct
 
 from horizon._placement import Plan
-from horizon.core.model import AllocationState, JobState
+from horizon.core.model import JobState
 from horizon.core.state import SECOND_US, Job, Share, State
 
-TRIALS_MAX: Final = 4_000
+TRIALS_MAX: Final = 1_000
 """Sets of victims that one search tries."""
 EXACT_MAX: Final = 12
 """Candidates on one node of which every set is thought of; of more, one is chosen step by step."""
@@ -64,13 +64,9 @@ class Pool:
     @property
     def leaving(self) -> list[int]:
         """The numbers of the jobs whose resources will be free soon: they have ended, or were asked to stop
-        before or in this cycle. O(holding), once."""
+        before or in this cycle."""
         if self._leaving is None:
-            self._leaving = [
-                job.number
-                for job in self._state.holding.values()
-                if job.allocation_state is AllocationState.RELEASING or job.stop is not None
-            ]
+            self._leaving = list(self._state.leaving)
         return self._leaving
 
     def gpus_leaving(self) -> dict[int, int]:

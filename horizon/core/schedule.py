@@ -8,6 +8,7 @@ of lower priority give way (``core.preempt``). Work per cycle is bounded by coun
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
 from enum import Enum, auto
 from functools import cached_property
@@ -95,6 +96,8 @@ class Cycle(Struct, frozen=True):
     """And all of a shape, from the first that was looked at;"""
     request_verdicts: dict[int, Verdict] = {}
     """all with a request;"""
+    limit_verdicts: dict[int, tuple[int, Verdict]] = {}
+    """all with a request and a time limit of so many seconds or more;"""
     full: Verdict | None = None
     """and all that ask for GPUs, from the moment when none was free."""
     last: int = 0
@@ -102,13 +105,17 @@ class Cycle(Struct, frozen=True):
 
     def verdict_of(self, state: State, job: Job) -> Verdict | None:
         """Why a job that stands in the queue did not start; None when the cycle did not come to it."""
-        shape = state.shapes[job.shape]
-        return (
+        request = state.shapes[job.shape].request
+        found = (
             self.job_verdicts.get(job.number)
             or self.shape_verdicts.get(job.shape)
-            or self.request_verdicts.get(shape.request)
-            or (self.full if job.spec.gpu_count else None)
+            or self.request_verdicts.get(request)
         )
+        if found is None and request in self.limit_verdicts:
+            limit_s, verdict = self.limit_verdicts[request]
+            if (job.time_limit_s or state.policy.assumed_time_limit_s) >= limit_s:
+                found = verdict
+        return found or (self.full if job.spec.gpu_count else None)
 
 
 def schedule(state: State, now_us: int) -> Cycle:
@@ -133,6 +140,7 @@ class Round:
         self.reservations: list[Reservation] = []
         self.shape_verdicts: dict[int, Verdict] = {}
         self.request_verdicts: dict[int, Verdict] = {}
+        self.limit_verdicts: dict[int, tuple[int, Verdict]] = {}
         self.job_verdicts: dict[int, Verdict] = {}
         self.full: Verdict | None = None
         self.last = 0
@@ -171,6 +179,7 @@ class Round:
             self.job_verdicts,
             self.shape_verdicts,
             self.request_verdicts,
+            self.limit_verdicts,
             self.full,
             self.last,
         )
@@ -288,11 +297,27 @@ class Round:
             walk.block_many(self.state.gpu_shapes)
             self.full = verdict
             self._pass_request(walk, request, verdict)  # it may ask for no GPU
-        elif self.plan.fits(request, 1) is None:
+        elif request not in self.limit_verdicts and self.plan.fits(request, 1) is None:
             self._pass_request(walk, request, verdict)
-        else:  # there is room, but not for as long as it takes
-            walk.block(job.shape)
-            self.shape_verdicts[job.shape] = verdict
+        else:
+            self._pass_longer(walk, job, verdict)
+
+    def _pass_longer(self, walk: Walk, job: Job, verdict: Verdict) -> None:
+        """There is room for what it asks for, but not for as long as it takes: so not for longer either."""
+        shapes, limit_s = self.state.shapes, self._limit_s(self.state.shapes[job.shape])
+        request = shapes[job.shape].request
+        walk.block_many(
+            array(
+                "i",
+                [one for one in self.state.shapes_of[request] if self._limit_s(shapes[one]) >= limit_s],
+            )
+        )
+        known = self.limit_verdicts.get(request)
+        if known is None or limit_s < known[0]:
+            self.limit_verdicts[request] = limit_s, verdict
+
+    def _limit_s(self, shape: Shape) -> int:
+        return shape.time_limit_s or self.policy.assumed_time_limit_s
 
     def _may_take_from_others(self, job: Job) -> bool:
         """Whether this job, or one behind it of no higher priority, may make others give way. It is not known
@@ -355,9 +380,9 @@ class Round:
         """Whether one more task of the array, if it has a limit, may hold resources."""
         if not shape.array:
             return True
-        array = self.state.arrays[shape.array]
-        assert array.job.spec.array is not None
-        return array.active + self._tasks_taken.get(shape.array, 0) < array.job.spec.array.limit
+        limited = self.state.arrays[shape.array]
+        assert limited.job.spec.array is not None
+        return limited.active + self._tasks_taken.get(shape.array, 0) < limited.job.spec.array.limit
 
     def _over_quota(self, job: Job) -> int | None:
         """The account that would hold more GPUs than it may; None when none would."""

@@ -186,6 +186,8 @@ class Share(Struct):
     path: str
     user: bool
     parent: int
+    account: str = ""
+    user_id: str = ""
     gpus_held: int = 0
     max_gpus: int = -1
     """-1 for no bound."""
@@ -259,6 +261,8 @@ class State:
         self.policy = Policy()
         self.policy_version = 0
         """0 before the first was set: then the defaults of this program hold."""
+        self.leaving: dict[int, Job] = {}
+        """By number: those of them that have ended or were asked to stop, and so will hold nothing soon."""
         self.queue = JobQueue(self.policy.half_life_s * SECOND_US, self.policy.charge_ahead_s * SECOND_US)
         self.cluster = Cluster()
         self.nodes: dict[str, Node] = {}

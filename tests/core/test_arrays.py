@@ -243,9 +243,9 @@ def test_a_single_task_may_be_held_and_released() -> None:
 
 def world_task(number: int) -> str:
     """The id of a task of array 1, by the number of the task."""
-    from horizon.core.evolve import task_id
+    from horizon.core.evolve import task_ids
 
-    return task_id(job_id(1), number - 2)
+    return task_ids(job_id(1))(number - 2)
 
 
 def test_a_single_task_may_go_before_the_others() -> None:
