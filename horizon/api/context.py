@@ -109,16 +109,9 @@ class Context:
         *,
         blobs: dict[str, bytes] | None = None,
         weight: int = 1,
-        part: str = "",
     ) -> Reply:
-        """Have the engine do it, once for each idempotency key. Raises what ``Engine.ask`` does.
-
-        Of a request that takes several commands each is a ``part`` with a key of its own: a space keeps it
-        apart from any that a client can send.
-        """
+        """Have the engine do it, once for each idempotency key. Raises what ``Engine.ask`` does."""
         key = idempotency_key(request)
-        if key is not None and part:
-            key = f"{key} {part}"
         if key is None:
             return await self.engine.ask(
                 command, OWNER, render, blobs=blobs, weight=weight, size_bytes=len(body)

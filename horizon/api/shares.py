@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated, Final
 
 from aiohttp import web
@@ -113,23 +112,9 @@ async def put_share(context: Context, request: web.Request) -> web.Response:
     _check_change(asked, user)
     if user is None and _find(context.state, path, None) is None:
         raise not_found(f"{_unknown(path)}; say which kind it is, a user or an account")
-    reply = None
-    for part, command in _commands(path, user, asked):
-        reply = await context.ask(request, body, command, _render(path, user), part=part)
-    assert reply is not None, "a change that changes nothing"
-    return answered(reply)
-
-
-def _commands(
-    path: str, user: bool | None, asked: wire.ShareChange
-) -> Iterator[tuple[str, cmd.SetShare | cmd.SetQuota]]:
-    """What is to be done, the bounds first: they may be refused, and a weight after them is not any more."""
-    weighed = asked.weight is not UNSET
-    if asked.max_gpus is not UNSET or asked.guaranteed_gpus is not UNSET:
-        max_gpus = UNLIMITED if asked.max_gpus is None else asked.max_gpus
-        yield "bounds" if weighed else "", cmd.SetQuota(path, max_gpus, asked.guaranteed_gpus)
-    if asked.weight is not UNSET:
-        yield "", cmd.SetShare(path, asked.weight, user)
+    max_gpus = UNLIMITED if asked.max_gpus is None else asked.max_gpus
+    command = cmd.SetShare(path, asked.weight, user, max_gpus, asked.guaranteed_gpus)
+    return answered(await context.ask(request, body, command, _render(path, user)))
 
 
 def _check_change(asked: wire.ShareChange, user: bool | None) -> None:

@@ -223,6 +223,7 @@ class PolicyChange(Struct, forbid_unknown_fields=True):
     strict: bool | Optional = UNSET
     reservation_depth: int | Optional = UNSET
     examined_max: int | Optional = UNSET
+    patience_s: int | Optional = UNSET
     assumed_time_limit_s: int | Optional = UNSET
     half_life_s: int | Optional = UNSET
     charge_ahead_s: int | Optional = UNSET

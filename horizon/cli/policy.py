@@ -174,6 +174,7 @@ KINDS: Final[dict[str, Callable[[str], Any]]] = {
     "strict": _truth,
     "reservation_depth": _depth,
     "examined_max": _whole,
+    "patience_s": parse_duration_s,
     "assumed_time_limit_s": parse_duration_s,
     "half_life_s": parse_duration_s,
     "charge_ahead_s": parse_duration_s,

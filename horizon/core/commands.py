@@ -68,15 +68,6 @@ class SetPolicy(Struct, frozen=True):
     """Only if the policy is still at this version."""
 
 
-class SetQuota(Struct, frozen=True):
-    """Give an account these bounds; a field left unset stays as it is."""
-
-    path: str
-    max_gpus: int | UnsetType = UNSET
-    """-1 takes the bound away."""
-    guaranteed_gpus: int | UnsetType = UNSET
-
-
 class CordonNode(Struct, frozen=True):
     """Start nothing on this node any more; to drain it, see it emptied, too."""
 
@@ -123,12 +114,16 @@ class EndBooking(Struct, frozen=True):
 
 
 class SetShare(Struct, frozen=True):
-    """Give an account or a user this weight among its siblings."""
+    """Give an account or a user this weight among its siblings, and an account these bounds; a field left
+    unset stays as it is."""
 
     path: str
-    weight: int
+    weight: int | UnsetType = UNSET
     user: bool | None = None
     """Whether the path names a user rather than an account; needed only for one not seen before."""
+    max_gpus: int | UnsetType = UNSET
+    """-1 takes the bound away."""
+    guaranteed_gpus: int | UnsetType = UNSET
 
 
 class RegisterNode(Struct, frozen=True):
@@ -192,7 +187,6 @@ Command = (
     | Requeue
     | Checkpoint
     | SetShare
-    | SetQuota
     | SetPolicy
     | RegisterNode
     | LoseNode
@@ -226,7 +220,6 @@ _STREAM_OF: Final[dict[type, Callable[[Any], str | None]]] = {
     ReportCheckpoint: _job_stream,
     ReportReleased: _job_stream,
     SetShare: lambda command: f"share/{command.path}",
-    SetQuota: lambda command: f"share/{command.path}",
     SetPolicy: lambda command: "policy",
     RegisterNode: lambda command: f"node/{command.inventory.name}",
     LoseNode: lambda command: f"node/{command.name}",

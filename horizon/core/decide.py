@@ -416,12 +416,28 @@ def _set_policy(state: State, c: cmd.SetPolicy, given: Given) -> Events:
     return (ev.PolicySet(version=state.policy_version + 1, policy=c.policy, by=given.actor),)
 
 
-def _set_quota(state: State, c: cmd.SetQuota, given: Given) -> Events:
+def _set_share(state: State, c: cmd.SetShare, given: Given) -> Events:
     account, _, user_id = c.path.rpartition("/")
+    is_account = c.path in state.accounts
+    bounds = c.max_gpus is not UNSET or c.guaranteed_gpus is not UNSET
+    if c.user is None and not is_account and (account, user_id) not in state.users and not bounds:
+        message = f"nothing has run under {c.path} yet: say which kind it is, a user or an account"
+        raise Rejected(Refusal.NOT_FOUND, message)
+    user = c.user if c.user is not None else not is_account and (account, user_id) in state.users
+    if user and not account:
+        raise Rejected(Refusal.INVALID, f"a user stands under an account: account/{c.path}", "/path")
+    events: list[ev.Event] = []
+    if c.weight is not UNSET:
+        events.append(ev.ShareSet(path=c.path, weight=c.weight, user=user))
+    if bounds:
+        events += _bounds(state, c, user)
+    return tuple(events)
+
+
+def _bounds(state: State, c: cmd.SetShare, user: bool) -> Events:
+    if user:
+        raise Rejected(Refusal.INVALID, f"{c.path} is a user: quotas are for accounts", "/max_gpus")
     share = state.accounts.get(c.path)
-    if share is None and (account, user_id) in state.users:
-        message = f"{c.path} is a user: quotas are for accounts"
-        raise Rejected(Refusal.INVALID, message, "/max_gpus")
     before = (-1, 0) if share is None else (share.max_gpus, share.guaranteed_gpus)
     max_gpus = before[0] if c.max_gpus is UNSET else c.max_gpus
     guaranteed_gpus = before[1] if c.guaranteed_gpus is UNSET else c.guaranteed_gpus
@@ -431,19 +447,6 @@ def _set_quota(state: State, c: cmd.SetQuota, given: Given) -> Events:
     if (max_gpus, guaranteed_gpus) == before:
         return ()
     return (ev.QuotaSet(path=c.path, max_gpus=max_gpus, guaranteed_gpus=guaranteed_gpus),)
-
-
-def _set_share(state: State, c: cmd.SetShare, given: Given) -> Events:
-    account, _, user_id = c.path.rpartition("/")
-    is_account = c.path in state.accounts
-    is_user = (account, user_id) in state.users
-    if c.user is None and not is_account and not is_user:
-        message = f"nothing has run under {c.path} yet: say which kind it is, a user or an account"
-        raise Rejected(Refusal.NOT_FOUND, message)
-    user = c.user if c.user is not None else not is_account
-    if user and not account:
-        raise Rejected(Refusal.INVALID, f"a user stands under an account: account/{c.path}", "/path")
-    return (ev.ShareSet(path=c.path, weight=c.weight, user=user),)
 
 
 _DECIDE: Final[dict[type[Any], Callable[[State, Any, Given], Events]]] = {
@@ -467,5 +470,4 @@ _DECIDE: Final[dict[type[Any], Callable[[State, Any, Given], Events]]] = {
     cmd.EndBooking: _end_booking,
     cmd.SetPolicy: _set_policy,
     cmd.SetShare: _set_share,
-    cmd.SetQuota: _set_quota,
 }

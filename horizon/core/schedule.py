@@ -225,7 +225,10 @@ class Round:
             job = self.state.numbered[number - 1]
             if job.priority.rank != rank:
                 rank = job.priority.rank
-                self._serve_eldest(rank)
+                eldest = self._serve_eldest(rank)
+                if eldest and self.policy.strict:
+                    self.last = eldest
+                    break
             if number in self._started:  # others made way for it, or it had waited for too long
                 walk.take(self._started[number])
                 continue
@@ -257,28 +260,32 @@ class Round:
             self._start(job, found, ev.Cause.BACKFILL if self._passed else ev.Cause.PRIORITY, rank)
         return found is not None
 
-    def _serve_eldest(self, rank: int) -> None:
+    def _serve_eldest(self, rank: int) -> int:
         """Whatever the shares say, of those of a priority who have waited for too long the eldest goes first.
+        Its number if it finds no room, else 0.
 
         One at a time: so nobody waits for ever, and a crowd of old jobs leaves the others their turns."""
         if self.policy.order is Order.FIFO or not self.policy.patience_s:
-            return
+            return 0
+        patience_us = self.policy.patience_s * SECOND_US
         walk = self.state.queue.walk(self.now_us, True, rank)
         for _ in range(ELDERS_TRIED):
             number = walk.next()
             if not number or number in self._started or number in self.job_verdicts:
-                return
+                return 0
             job = self.state.numbered[number - 1]
-            since_us = max(job.created_at_us, job.begin_at_us)
-            if job.priority.rank != rank or since_us + self.policy.patience_s * SECOND_US > self.now_us:
-                return
+            if job.priority.rank != rank or job.created_at_us + patience_us > self.now_us:
+                return 0
+            if job.begin_at_us + patience_us > self.now_us:
+                continue  # it has not waited for so long since it was tried last
             verdict = self._look_at(job, 0, ev.Cause.AGE)
             if verdict is None:
-                return
+                return 0
             if verdict.hindrance in (Hindrance.ROOM, Hindrance.CLAIM):
                 self.job_verdicts[number] = verdict
-                return
+                return number
             walk.block(job.shape)  # what keeps it is no want of room
+        return 0
 
     def _pass_its_like(self, walk: Walk, job: Job, verdict: Verdict) -> None:
         """Passes all those that follow for whom the same must hold in this cycle: nothing frees up within

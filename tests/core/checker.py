@@ -31,8 +31,8 @@ from horizon.core.policy import Order, Policy
 SECOND: Final = 1_000_000
 LOST_MAX: Final = 5
 """How often an attempt may vanish before the job counts as the culprit."""
-SPLITS_TRIED: Final = 64
-"""Gang sizes tried for a request that names none."""
+ELDERS_TRIED: Final = 16
+"""Jobs that have waited for too long looked at for one whom only want of room keeps."""
 
 ENDED: Final = ("Completed", "Failed", "Cancelled")
 MOVES: Final = {
@@ -44,7 +44,7 @@ MOVES: Final = {
 }
 
 Reservations = Sequence[tuple[int, int, tuple[str, ...]]]
-"""Planned starts, in the order of the jobs: number, when, on which nodes."""
+"""Planned starts, in the order in which they were planned: number, rank, on which nodes."""
 Kind = tuple[str, int]
 """A GPU type in small letters, and the memory of one in GiB, rounded."""
 
@@ -63,6 +63,7 @@ class Job:
     priority: Priority
     time_limit_s: int
     held: bool
+    submitted_at_us: int
     not_before_us: int
     waits: bool
     """Whether it is to wait for a moment that no cycle has seen come yet."""
@@ -143,6 +144,8 @@ class Cycle:
     """Those that stood in the queue as it began and have not been started."""
     rank: int = 0
     last: Job | None = None
+    elders: set[int] = field(default_factory=set)
+    """Ranks of the priorities of which it has started one that had waited for too long."""
     requested: list[tuple[Job, Job]] = field(default_factory=list)
     """Whom it asked to stop, and for whom."""
 
@@ -353,13 +356,6 @@ class Checker:
         """What an account and all below it hold; what is being released is held."""
         return sum(job.gpus for job in self.jobs.values() if job.holds and within(job.spec.account, account))
 
-    def _check_quotas(self, job: Job, gpus: int) -> None:
-        for account in upwards(job.spec.account):
-            most, _ = self.quotas.get(account, (-1, 0))
-            held = self.gpus_held(account)
-            if most >= 0 and gpus and held + gpus > most:
-                self.broken(f"job {job.number} makes {account} hold {held + gpus} GPUs; its quota is {most}")
-
     # --- jobs: coming and going ---------------------------------------------------------------------------
 
     def _submitted(self, event: ev.JobSubmitted) -> None:
@@ -377,7 +373,10 @@ class Checker:
 
     def _new_job(self, id: str, number: int, spec: JobSpec) -> Job:
         waits = spec.begin_at_us > self.recorded_at_us
-        job = Job(id, number, spec, spec.priority, spec.time_limit_s, spec.hold, spec.begin_at_us, waits)
+        job = Job(
+            id, number, spec, spec.priority, spec.time_limit_s, spec.hold, self.recorded_at_us,
+            spec.begin_at_us, waits,
+        )  # fmt: skip
         job.changed_at = self.position
         self.jobs[id] = self.numbered[number] = job
         return job
@@ -415,6 +414,7 @@ class Checker:
                     self._released(job, event)
                 else:
                     job.held, job.changed_at = isinstance(event, ev.JobHeld), self.position
+                    job.reserved = job.reserved and not job.held
         elif isinstance(event, ev.JobUpdated | ev.JobCancelled | ev.JobFailed):
             for task in array.tasks:
                 if not task.ended:
@@ -448,7 +448,7 @@ class Checker:
     def _held(self, job: Job, event: ev.JobHeld) -> None:
         if job.state != "Queued" or job.held:
             self.broken(f"job {job.number} was held while {job.state}")
-        job.held, job.changed_at = True, self.position
+        job.held, job.reserved, job.changed_at = True, False, self.position
 
     def _released(self, job: Job, event: ev.JobReleased) -> None:
         if not event.begin_reached:
@@ -492,9 +492,12 @@ class Checker:
         self._check_request(job, event)
         for placement in event.allocation:
             self._check_placement(job, placement, event.now_us)
-        self._check_quotas(job, job.spec.gpu_count)
-        self._check_array(job)
-        kept = [id for id in self.claims if id != job.id and self._claim_holds(id)]
+        if self._over_quota(job):
+            self.broken(f"job {job.number} makes an account hold more GPUs than it may")
+        if self._array_full(job):
+            self.broken(f"job {job.number} is one task too many of its array")
+        leaving = {one.id for one in self.jobs.values() if self._is_leaving(one)}
+        kept = [id for id in self.claims if id != job.id and self._claim_holds(id, leaving)]
         self._move(job, "Scheduled")
         job.attempt, job.allocation, job.holds = event.attempt, event.allocation, True
         job.scheduled_at_us, job.started_at_us, job.reserved = self.recorded_at_us, 0, False
@@ -504,7 +507,7 @@ class Checker:
         self.claims.pop(job.id, None)
         cycle.eligible.pop(job.number, None)
         for id in kept:
-            if not self._claim_holds(id):
+            if not self._claim_holds(id, leaving):
                 self.broken(f"job {job.number} took what is kept for job {self.jobs[id].number}")
 
     def _check_may_start(self, job: Job, event: ev.JobScheduled) -> None:
@@ -520,21 +523,75 @@ class Checker:
             self.broken(f"job {job.number} stands for its tasks and was started itself")
 
     def _check_turn(self, cycle: Cycle, job: Job, event: ev.JobScheduled) -> None:
-        """Within a cycle ranks grow and priorities fall, and nobody passes one just like him."""
+        """Within a cycle priorities fall, in each first comes who has waited for too long, then ranks grow,
+        and nobody passes one just like him."""
+        by_age = event.rank == 0 and event.cause in (ev.Cause.AGE, ev.Cause.BACKFILL)
         if event.cause is not ev.Cause.PREEMPTION:
-            if event.rank <= cycle.rank:
-                self.broken(f"job {job.number} has rank {event.rank} after rank {cycle.rank}")
             if cycle.last is not None and job.priority.rank > cycle.last.priority.rank:
                 self.broken(f"job {job.number} came after job {cycle.last.number} of lower priority")
-            cycle.rank, cycle.last = event.rank, job
+            if by_age:
+                self._check_is_eldest(cycle, job)
+            elif event.rank <= cycle.rank or event.cause is ev.Cause.AGE:
+                self.broken(f"job {job.number} has rank {event.rank} after rank {cycle.rank}, {event.cause}")
+            cycle.rank, cycle.last = max(cycle.rank, event.rank), job
+        elif self._is_impatient(job, cycle.now_us):
+            cycle.elders.add(job.priority.rank)
         like = self._likeness(job)
         for other in cycle.eligible.values():
-            if other.number < job.number and self._likeness(other) == like:
+            if other.number < job.number and self._likeness(other) == like and not by_age:
                 self.broken(f"job {job.number} passed job {other.number}, which is just like it")
             if event.cause is ev.Cause.PREEMPTION:
                 continue
-            if self._strictly_before(other, job) and not self._out_of_play(other):
+            if self._strictly_before(cycle, other, job) and not self._out_of_play(other):
                 self.broken(f"job {job.number} passed job {other.number} under strict order")
+
+    def _check_is_eldest(self, cycle: Cycle, job: Job) -> None:
+        """It has waited for too long, one a cycle of its priority, before all others of it and with none left
+        that is older."""
+        if not self._is_impatient(job, cycle.now_us):
+            self.broken(f"job {job.number} has not waited for {self.policy.patience_s} s")
+        if cycle.last is not None and cycle.last.priority is job.priority:
+            self.broken(f"job {job.number} has waited for too long, and came after job {cycle.last.number}")
+        cycle.elders.add(job.priority.rank)
+        for other in cycle.eligible.values():
+            older = other.number < job.number and other.priority is job.priority
+            if older and self._is_impatient(other, cycle.now_us) and self._only_lacks_room(other):
+                self.broken(f"job {job.number} passed job {other.number}, which has waited for longer")
+
+    def _is_impatient(self, job: Job, now_us: int) -> bool:
+        """Whether it has waited for so long that it comes before its turn."""
+        patience_us = self.policy.patience_s * SECOND
+        since_us = max(job.submitted_at_us, job.not_before_us)
+        return self.policy.order is Order.FAIR and 0 < patience_us <= now_us - since_us
+
+    def _is_eldest(self, job: Job, waiting: Collection[Job], now_us: int) -> bool:
+        """Whether it, of its priority, has waited for too long and longest of those whom only want of room
+        keeps. False where that depends on who else makes way for whom, or on how many are looked at."""
+        older = [one for one in waiting if one.priority is job.priority and one.number < job.number]
+        return (
+            not self.claims
+            and len(older) < ELDERS_TRIED
+            and self._is_impatient(job, now_us)
+            and self._only_lacks_room(job)
+            and not any(self._is_impatient(one, now_us) and self._only_lacks_room(one) for one in older)
+        )
+
+    def _only_lacks_room(self, job: Job) -> bool:
+        """Whether it would start if all that run were gone."""
+        avoided = self._avoided(job)
+        nodes = self.nodes_for(job.spec, avoided)
+        there = [name for name, node in self.nodes.items() if not (node.lost or node.cordoned)]
+        open_ones = [name for name in there if name not in avoided]
+        return (
+            not self._kept_by_a_limit(job)
+            and nodes > 0
+            and self.fits(
+                job.spec,
+                nodes,
+                open_ones,
+                lambda part, kind, name: self._holds_ever(job.spec, part, kind, name),
+            )
+        )
 
     def _likeness(self, job: Job) -> tuple[Any, ...]:
         """Equal for jobs that may start, or may not, together."""
@@ -557,29 +614,39 @@ class Checker:
             job.avoid,
         )
 
-    def _strictly_before(self, one: Job, other: Job) -> bool:
-        if not (self.policy.strict and self.policy.order is Order.FIFO):
+    def _strictly_before(self, cycle: Cycle, one: Job, other: Job) -> bool:
+        """Whether the one comes before the other, and the policy lets nobody pass: said where it is easily
+        told, of an order by age and of whoever has waited for too long."""
+        if not self.policy.strict or one is other:
             return False
+        if self.policy.order is Order.FAIR:
+            rank = one.priority.rank
+            served = rank in cycle.elders or rank < other.priority.rank
+            return not served and self._is_eldest(one, cycle.eligible.values(), cycle.now_us)
         return (-one.priority.rank, one.number) < (-other.priority.rank, other.number)
 
     def _out_of_play(self, job: Job) -> bool:
         """Whether no room in the world would let it start now: it is no reason to keep others waiting."""
-        return not self._within_quotas(job) or self._array_full(job)
+        return self._kept_by_a_limit(job) or not self.nodes_for(job.spec)
 
-    def _within_quotas(self, job: Job) -> bool:
-        try:
-            self._check_quotas(job, job.spec.gpu_count)
-        except Broken:
-            return False
-        return True
+    def _kept_by_a_limit(self, job: Job) -> bool:
+        """Whether its accounts or its array hold as much as they may, with what others make way for."""
+        return self._over_quota(job, promised=True) or self._array_full(job, promised=True)
 
-    def _array_full(self, job: Job) -> bool:
+    def _over_quota(self, job: Job, promised: bool = False) -> bool:
+        for account in upwards(job.spec.account):
+            most, _ = self.quotas.get(account, (-1, 0))
+            held = self.gpus_held(account) + (self._promised(account, job) if promised else 0)
+            if most >= 0 and job.spec.gpu_count and held + job.spec.gpu_count > most:
+                return True
+        return False
+
+    def _array_full(self, job: Job, promised: bool = False) -> bool:
         limit = job.spec.array.limit if job.array and job.spec.array else 0
-        return bool(limit and job.array and sum(task.holds for task in job.array.tasks) >= limit)
-
-    def _check_array(self, job: Job) -> None:
-        if self._array_full(job):
-            self.broken(f"job {job.number} is one task too many of its array")
+        if not limit or job.array is None:
+            return False
+        others = [task for task in job.array.tasks if task is not job]
+        return limit <= sum(task.holds or (promised and self._is_promised(task)) for task in others)
 
     def _check_request(self, job: Job, event: ev.JobScheduled) -> None:
         """It got what it asked for, no more and no less, in parts as even as can be."""
@@ -600,8 +667,9 @@ class Checker:
             self.broken(f"job {job.number} was given devices that it did not ask for: {found}")
 
     def _avoided(self, job: Job) -> tuple[str, ...]:
-        """The nodes it stays away from: those where it failed, as long as it can ever run elsewhere."""
-        return job.avoid if job.avoid and self.nodes_for(job.spec, job.avoid) else ()
+        """The nodes it stays away from: those where it failed, if elsewhere it is split over no more."""
+        alike = self.nodes_for(job.spec, job.avoid) == self.nodes_for(job.spec)
+        return job.avoid if job.avoid and alike else ()
 
     def _device(self, name: str, uuid: str) -> Device:
         for device in self.nodes[name].inventory.devices:
@@ -716,6 +784,7 @@ class Checker:
 
     def _cancelled(self, job: Job, event: ev.JobCancelled) -> None:
         self._end(job, "Cancelled")
+        job.expected_us = self.recorded_at_us + job.spec.grace_period_s * SECOND
 
     def _gone(self, job: Job, event: ev.AllocationReleased) -> None:
         if not job.holds:
@@ -788,17 +857,26 @@ class Checker:
 
     def _promised(self, account: str, but: Job) -> int:
         """GPUs for others of the account, for whom jobs were asked to make way."""
-        jobs = [self.jobs[id] for id, claim in self.claims.items() if claim.victims and id != but.id]
-        return sum(job.spec.gpu_count for job in jobs if within(job.spec.account, account))
+        jobs = [self.jobs[id] for id in self.claims if id != but.id]
+        return sum(
+            job.spec.gpu_count for job in jobs if self._is_promised(job) and within(job.spec.account, account)
+        )
+
+    def _is_promised(self, job: Job) -> bool:
+        """Whether others are making way for it."""
+        return job.id in self.claims and bool(self.claims[job.id].victims)
 
     def _leaving(self, account: str, but: Job) -> int:
         """GPUs of others of the account who are on their way out."""
         return sum(
             job.gpus
             for job in self.jobs.values()
-            if job.holds and job is not but and within(job.spec.account, account)
-            if job.stop or job.state not in ("Scheduled", "Running")
+            if self._is_leaving(job) and job is not but and within(job.spec.account, account)
         )
+
+    def _is_leaving(self, job: Job) -> bool:
+        """Whether what it holds will be free soon: it has ended, or was asked to stop."""
+        return job.holds and (bool(job.stop) or job.state not in ("Scheduled", "Running"))
 
     def _check_no_quarrel(self, victim: Job, by: Job) -> None:
         """Nobody takes from the one that took from him while nothing the rules look at has changed."""
@@ -817,8 +895,8 @@ class Checker:
             grounds += [job.number, job.priority, [self.quotas.get(account) for account in accounts], held]
         return tuple(map(str, grounds))
 
-    def _claim_holds(self, id: str) -> bool:
-        """Whether a job for which others make way can start on its nodes once they are gone.
+    def _claim_holds(self, id: str, gone: Collection[str]) -> bool:
+        """Whether a job for which others make way can start on its nodes with these gone.
 
         Where a node has become less since, or the rules or the job are not what they were, that is nobody's
         promise any more.
@@ -827,12 +905,9 @@ class Checker:
         changes = [self.changed_at, job.changed_at, *(self.nodes[name].shaken_at for name in claim.nodes)]
         if not self.may_start(job) or max(changes) > claim.asked_at:
             return False
-        return self.fits(
-            job.spec,
-            len(claim.nodes),
-            claim.nodes,
-            lambda part, kind, name: self.has_room(job.spec, part, kind, name, claim.victims),
-        )
+        if self._over_quota(job) or self._array_full(job):
+            return False
+        return self._could_start(job, claim.nodes, gone)
 
     def cycle_ended(self, reservations: Reservations) -> None:
         """A cycle decided no more than has been seen, and had planned these starts."""
@@ -877,10 +952,27 @@ class Checker:
         whoever still waits has no room."""
         self._check_nothing_due(now_us)
         for id, claim in self.claims.items():
-            if not claim.victims and self._claim_holds(id):
+            if not claim.victims and self._claim_holds(id, ()):
                 self.broken(f"others made way for job {self.jobs[id].number}, and it does not start")
-        if not self.policy.strict:
-            self._check_nobody_could_start(now_us, reservations)
+        waiting = sorted(self.eligible(), key=lambda job: (-job.priority.rank, job.number))
+        if len(waiting) > self.policy.examined_max:
+            waiting = []
+        elif self.policy.strict:
+            first = [job for job in waiting if not self._out_of_play(job)][:1]
+            waiting = first if self.policy.order is Order.FIFO else []
+        self._check_nobody_could_start(waiting, now_us, reservations)
+        self._check_eldest_planned_first(now_us, reservations)
+
+    def _check_eldest_planned_first(self, now_us: int, reservations: Reservations) -> None:
+        """Of the planned starts of each priority the first is that of whoever has waited for too long."""
+        eligible = list(self.eligible())
+        firsts: dict[Priority, tuple[int, int]] = {}
+        for number, rank, _ in reservations:
+            firsts.setdefault(self.numbered[number].priority, (number, rank))
+        for job in eligible:
+            first = firsts.get(job.priority)
+            if first and self._is_eldest(job, eligible, now_us) and first != (job.number, 0):
+                self.broken(f"job {first[0]} was planned for before job {job.number}, which waited longer")
 
     def _check_nothing_due(self, now_us: int) -> None:
         for job in self.jobs.values():
@@ -902,22 +994,19 @@ class Checker:
                     if job.state == "Running" and not job.stop:
                         self.broken(f"job {job.number} still runs on {name}, which was to be empty by now")
 
-    def _check_nobody_could_start(self, now_us: int, reservations: Reservations) -> None:
+    def _check_nobody_could_start(self, waiting: list[Job], now_us: int, reservations: Reservations) -> None:
         """Work conserving, by a plain count: nothing idle would do for anyone who may start.
 
         Nodes that are kept for somebody, or booked before the job would end, count as full.
         """
-        waiting = sorted(self.eligible(), key=lambda job: job.number)
-        if len(waiting) > self.policy.examined_max:
-            return
         looked_at = set()
         for job in waiting:
             like = self._likeness(job)
-            if like in looked_at or not self._within_quotas(job) or self._array_full(job):
+            if like in looked_at or self._kept_by_a_limit(job):
                 continue
             looked_at.add(like)
             kept = {name for number, _, names in reservations if number != job.number for name in names}
-            kept |= {name for id, claim in self.claims.items() if id != job.id for name in claim.nodes}
+            kept |= {name for claim in self.claims.values() for name in claim.nodes}
             avoided = self._avoided(job)
             among = [
                 name
@@ -925,8 +1014,6 @@ class Checker:
                 if name not in kept and name not in avoided and not self._in_the_way(job, name, now_us)
             ]
             nodes, spec = self.nodes_for(job.spec, avoided), job.spec
-            if avoided and nodes != self.nodes_for(spec):
-                continue  # of another size than those like it, which may have been passed with them
             if nodes and self.fits(
                 spec, nodes, among, lambda part, kind, name, spec=spec: self.has_room(spec, part, kind, name)
             ):

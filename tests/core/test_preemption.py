@@ -357,7 +357,7 @@ def test_nobody_is_stopped_for_a_second_task_when_one_may_run() -> None:
 
 
 def test_nobody_is_stopped_for_a_second_job_that_its_quota_will_not_let_start() -> None:
-    world = full(2, 2).when(cmd.SetQuota("red", max_gpus=2))
+    world = full(2, 2).when(cmd.SetShare("red", max_gpus=2))
     world.submit("bob", gpu_count=2, account="red", priority=HIGH)
     world.submit("bob", gpu_count=2, account="red", priority=HIGH).cycle()
     assert [by for _, by in world.stops()] == [3]
@@ -366,7 +366,7 @@ def test_nobody_is_stopped_for_a_second_job_that_its_quota_will_not_let_start() 
 
 def test_a_quota_is_kept_for_the_job_for_which_others_are_being_stopped() -> None:
     """Job 2 may start once job 1 is gone; job 3, of the same account, finds a free GPU before that."""
-    world = full(2, nodes=(node("a", 2),)).when(cmd.SetQuota("red", max_gpus=2))
+    world = full(2, nodes=(node("a", 2),)).when(cmd.SetShare("red", max_gpus=2))
     world.submit("bob", gpu_count=2, account="red", priority=HIGH).cycle()
     world.when(cmd.RegisterNode(node("b", 1))).submit("ann", account="red").cycle()
     assert world.starts() == []
@@ -656,8 +656,8 @@ def test_a_gang_makes_way_only_if_nobody_smaller_loses_less() -> None:
 
 def borrowed(*gpus: int, red: int = 4, blue: int = 0, **fields: Any) -> World:
     """Eight GPUs, of which red is guaranteed some; blue runs jobs of so many GPUs, for 100 s by now."""
-    world = given().when(cmd.SetQuota("red", guaranteed_gpus=red))
-    world.when(cmd.SetQuota("blue", guaranteed_gpus=blue))
+    world = given().when(cmd.SetShare("red", guaranteed_gpus=red))
+    world.when(cmd.SetShare("blue", guaranteed_gpus=blue))
     for count in gpus:
         running(world, "b", account="blue", gpu_count=count, **fields)
     return world.later(100)
@@ -731,7 +731,7 @@ def test_what_was_taken_back_is_not_taken_back_again() -> None:
 
 
 def test_the_guarantee_of_an_account_counts_for_all_below_it_against_those_outside() -> None:
-    world = given().when(cmd.SetQuota("lab", guaranteed_gpus=4))
+    world = given().when(cmd.SetShare("lab", guaranteed_gpus=4))
     running(world, "n", account="lab/nlp", gpu_count=2)
     running(world, "s", account="shop", gpu_count=6).later(100)
     world.submit("v", account="lab/vision", gpu_count=2)
@@ -740,7 +740,7 @@ def test_the_guarantee_of_an_account_counts_for_all_below_it_against_those_outsi
 
 
 def test_an_account_takes_nothing_back_from_its_own_children() -> None:
-    world = given().when(cmd.SetQuota("lab", guaranteed_gpus=8))
+    world = given().when(cmd.SetShare("lab", guaranteed_gpus=8))
     running(world, "n", account="lab/nlp", gpu_count=6)
     running(world, "s", account="lab/shop", gpu_count=2, preemptible=False).later(100)
     world.submit("v", account="lab/vision", gpu_count=2).cycle()
@@ -749,7 +749,7 @@ def test_an_account_takes_nothing_back_from_its_own_children() -> None:
 
 
 def test_a_child_with_a_guarantee_takes_back_from_its_siblings() -> None:
-    world = given().when(cmd.SetQuota("lab/vision", guaranteed_gpus=2))
+    world = given().when(cmd.SetShare("lab/vision", guaranteed_gpus=2))
     running(running(world, "n", account="lab/nlp", gpu_count=4), "n", account="lab/nlp", gpu_count=4)
     world.later(100).submit("v", account="lab/vision", gpu_count=2)
     assert world.cycle().stops() == [(2, 3)]
@@ -757,7 +757,7 @@ def test_a_child_with_a_guarantee_takes_back_from_its_siblings() -> None:
 
 
 def test_a_parents_guarantee_protects_what_its_children_borrowed_from_each_other() -> None:
-    world = given().when(cmd.SetQuota("lab", guaranteed_gpus=8)).when(cmd.SetQuota("red", guaranteed_gpus=8))
+    world = given().when(cmd.SetShare("lab", guaranteed_gpus=8)).when(cmd.SetShare("red", guaranteed_gpus=8))
     running(world, "n", account="lab/nlp", gpu_count=8).later(100)
     world.submit("r", account="red", gpu_count=4).cycle()
     assert world.stops() == []
@@ -765,7 +765,7 @@ def test_a_parents_guarantee_protects_what_its_children_borrowed_from_each_other
 
 
 def test_a_cpu_job_reclaims_no_gpus_and_none_is_reclaimed_from_it() -> None:
-    world = given(node(gpus=8, cpu_cores=8)).when(cmd.SetQuota("red", guaranteed_gpus=8))
+    world = given(node(gpus=8, cpu_cores=8)).when(cmd.SetShare("red", guaranteed_gpus=8))
     running(world, "b", account="blue", gpu_count=0, cpu_cores=8).later(100)
     world.submit("r", account="red", gpu_count=0, cpu_cores=8).submit("r", account="red", cpu_cores=8).cycle()
     assert world.stops() == []

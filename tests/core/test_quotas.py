@@ -14,7 +14,7 @@ from tests.core.spec import World, given, job_id, node
 
 
 def bound(world: World, path: str = "red", **fields: Any) -> World:
-    return world.when(cmd.SetQuota(path, **fields))
+    return world.when(cmd.SetShare(path, **fields))
 
 
 def held(world: World, path: str = "red") -> int:

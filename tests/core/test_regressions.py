@@ -51,7 +51,7 @@ def test_a_job_whose_time_is_up_as_its_node_is_to_be_empty_has_used_up_its_time(
 
 
 def test_nobody_makes_way_for_a_job_that_a_quota_would_keep_from_starting_then() -> None:
-    world = given(node(gpus=4)).policy(min_runtime_s=0).when(cmd.SetQuota("a", max_gpus=2))
+    world = given(node(gpus=4)).policy(min_runtime_s=0).when(cmd.SetShare("a", max_gpus=2))
     running(world, account="z", gpu_count=2, preemptible=True)
     running(world, account="z", gpu_count=2, preemptible=True)
     world.submit(account="a", gpu_count=2, priority=HIGH).submit(account="a", gpu_count=2, priority=HIGH)
@@ -60,7 +60,7 @@ def test_nobody_makes_way_for_a_job_that_a_quota_would_keep_from_starting_then()
 
 def test_what_others_make_way_for_is_not_taken_by_the_accounts_other_jobs() -> None:
     world = given(node("a", 2), node("b", 2, "A100")).policy(min_runtime_s=0)
-    world.when(cmd.SetQuota("q", max_gpus=2))
+    world.when(cmd.SetShare("q", max_gpus=2))
     running(world, gpu_count=2, gpu_type="H100", preemptible=True)
     world.submit(account="q", gpu_count=2, gpu_type="H100", priority=HIGH).cycle()
     assert asked_to_stop(world) == [(1, ev.PreemptionRequested)]
@@ -105,7 +105,7 @@ def test_a_place_that_is_lost_is_not_where_later_victims_make_way() -> None:
 
 
 def test_an_account_reclaims_no_more_than_it_is_guaranteed() -> None:
-    world = given(node(gpus=4)).policy(min_runtime_s=0).when(cmd.SetQuota("poor", guaranteed_gpus=2))
+    world = given(node(gpus=4)).policy(min_runtime_s=0).when(cmd.SetShare("poor", guaranteed_gpus=2))
     running(world, account="rich", gpu_count=2, preemptible=True)
     running(world, account="rich", gpu_count=2, preemptible=True)
     world.submit(account="poor", gpu_count=2).submit(account="poor", gpu_count=2)
@@ -115,8 +115,8 @@ def test_an_account_reclaims_no_more_than_it_is_guaranteed() -> None:
 
 def test_an_account_gives_no_more_than_it_holds_beyond_its_guarantee() -> None:
     world = given(node(gpus=4)).policy(min_runtime_s=0)
-    world.when(cmd.SetQuota("a", guaranteed_gpus=2)).when(cmd.SetQuota("b", guaranteed_gpus=2))
-    world.when(cmd.SetQuota("rich", guaranteed_gpus=2))
+    world.when(cmd.SetShare("a", guaranteed_gpus=2)).when(cmd.SetShare("b", guaranteed_gpus=2))
+    world.when(cmd.SetShare("rich", guaranteed_gpus=2))
     running(world, account="rich", gpu_count=2, preemptible=True)
     running(world, account="rich", gpu_count=2, preemptible=True)
     world.submit(account="a", gpu_count=2).submit(account="b", gpu_count=2)
@@ -128,7 +128,7 @@ def test_an_account_below_its_guarantee_reclaims_from_one_beside_it_though_both_
     None
 ):
     world = given(node(gpus=2)).policy(min_runtime_s=0)
-    world.when(cmd.SetQuota("a", guaranteed_gpus=8)).when(cmd.SetQuota("a/x", guaranteed_gpus=2))
+    world.when(cmd.SetShare("a", guaranteed_gpus=8)).when(cmd.SetShare("a/x", guaranteed_gpus=2))
     running(world, account="a/y", gpu_count=2, preemptible=True)
     world.submit(account="a/x", gpu_count=2).cycle()
     assert asked_to_stop(world) == [(1, ev.PreemptionRequested)]
@@ -169,7 +169,7 @@ def test_what_has_been_running_has_been_running_whatever_came_of_it() -> None:
 
 
 def test_a_quota_of_gpus_keeps_no_job_without_gpus_waiting() -> None:
-    world = running(given(), account="a", gpu_count=4).when(cmd.SetQuota("a", max_gpus=2))
+    world = running(given(), account="a", gpu_count=4).when(cmd.SetShare("a", max_gpus=2))
     world.submit(account="a", gpu_count=0, cpu_cores=1).cycle()
     assert world.starts() == [2]
 

@@ -86,7 +86,7 @@ def test_a_request_that_can_never_fit_is_told_the_nearest_that_would() -> None:
 
 
 def test_a_full_quota_is_named_with_what_it_would_have_to_be() -> None:
-    world = given().when(cmd.SetQuota("default", max_gpus=4)).submit(gpu_count=3).submit(gpu_count=2).cycle()
+    world = given().when(cmd.SetShare("default", max_gpus=4)).submit(gpu_count=3).submit(gpu_count=2).cycle()
     told = explained(world, 2)
     assert told.quota is not None
     assert (told.quota.account, told.quota.max_gpus, told.quota.gpus_held) == ("default", 4, 3)

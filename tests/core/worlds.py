@@ -41,7 +41,7 @@ from horizon.core.model import (
     Priority,
 )
 from horizon.core.policy import Order, Policy
-from horizon.core.schedule import Cycle, schedule
+from horizon.core.schedule import Cycle, Reservation, schedule
 from horizon.core.state import Job, State, digest
 from horizon.service.batch import BatchBuilder
 from tests.core.checker import Broken, Checker
@@ -85,8 +85,8 @@ class Life:
         """Attempts whose end is on its way since they were asked to stop."""
         self.over: set[tuple[str, int]] = set()
         """Attempts whose end has been reported."""
-        self.head: tuple[int, int] | None = None
-        """The first job that the last cycle planned a start for, and when; None when there is no promise."""
+        self.head: Reservation | None = None
+        """The first planned start of the last cycle; None when there is no promise."""
         self.quick = self.rng.random() < 0.6
         """Whether attempts start as soon as they are placed and stop as soon as they are asked to."""
         self.refusals: Counter[str] = Counter()
@@ -229,7 +229,7 @@ class Life:
         """Forget the promise to the first blocked job when somebody came before it, or the world is not as
         it was planned: less room, other rules, jobs that may run longer than was said."""
         match event:
-            case ev.JobScheduled() if self.head and self._comes_after(event.job_id, self.head[0]):
+            case ev.JobScheduled() if self.head and self._comes_after(event.job_id, self.head):
                 return
             case ev.JobScheduled() | ev.JobUpdated() | ev.PolicySet() | ev.QuotaSet():
                 self.head = None
@@ -242,26 +242,29 @@ class Life:
         if isinstance(event, STOPS):
             self.head = None
 
-    def _comes_after(self, id: str, head: int) -> bool:
-        """Whether a job comes after another in the order; only said of the one order that is easily told."""
+    def _comes_after(self, id: str, head: Reservation) -> bool:
+        """Whether a job comes after another in the order: only said where that is easily told, of an order by
+        age and of one who comes first for he has waited for too long."""
         state = self.world.state
-        one, other = state.jobs[id], state.numbered[head - 1]
-        fifo = state.policy.order is Order.FIFO
-        return fifo and (-one.priority.rank, one.number) > (-other.priority.rank, other.number)
+        one, other = state.jobs[id], state.numbered[head.number - 1]
+        by_age = state.policy.order is Order.FIFO or head.rank == 0
+        return by_age and (-one.priority.rank, one.number) > (-other.priority.rank, other.number)
 
     def _check_head(self, cycle: Cycle) -> None:
         """What starts later must not delay the first blocked job: while nothing else happened than was to be
         expected, its planned start never moves back."""
-        ahead = [*self.checker.claims]
-        ahead += [event.job_id for event in cycle.events if isinstance(event, ev.JobScheduled)]
+        before = self.head
+        ahead = [event.job_id for event in cycle.events if isinstance(event, ev.JobScheduled)]
         ahead += [event.by for event in cycle.events if isinstance(event, ev.PreemptionRequested)]
-        if self.head and not all(self._comes_after(id, self.head[0]) for id in ahead):
-            self.head = None  # one before it starts, or others are to make way for it
-        head = cycle.reservations[0] if cycle.reservations else None
-        if self.head and head and head.number == self.head[0] and not self.checker.overrun(self.world.now_us):
-            late_us = head.start_us - self.head[1]
-            assert late_us <= 0, f"job {head.number} was to start {late_us} us before its new planned start"
-        self.head = (head.number, head.start_us) if head else None
+        if before and not all(self._comes_after(id, before) for id in ahead):
+            before = None  # one before it starts, or others are to make way for it
+        # What is kept for those for whom others make way is kept from now on, at every now.
+        promises = cycle.reservations and not self.checker.claims
+        self.head = cycle.reservations[0] if promises else None
+        if before and self.head and before.number == self.head.number:
+            late_us = self.head.start_us - before.start_us
+            on_time = late_us <= 0 or self.checker.overrun(self.world.now_us)
+            assert on_time, f"job {before.number} was to start {late_us} us before its new planned start"
 
     def _cycles(self) -> None:
         """Cycles until one decides nothing, each decided twice."""
@@ -450,11 +453,11 @@ class Life:
     def _set_quota(self) -> cmd.Command:
         return self._quota(self.rng.choice(ACCOUNTS))
 
-    def _quota(self, account: str) -> cmd.SetQuota:
-        return cmd.SetQuota(
+    def _quota(self, account: str) -> cmd.SetShare:
+        return cmd.SetShare(
             account,
-            self.rng.choice((UNSET, -1, -1, 2, 4, 8)),
-            self.rng.choice((UNSET, 0, 1, 2, 4)),
+            max_gpus=self.rng.choice((UNSET, -1, -1, 2, 4, 8)),
+            guaranteed_gpus=self.rng.choice((UNSET, 0, 1, 2, 4)),
         )
 
     def _set_share(self) -> cmd.Command:
@@ -492,6 +495,7 @@ class Life:
             strict=rng.random() < 0.15,
             reservation_depth=rng.choice((-1, 0, 1, 2, 16)),
             examined_max=rng.choice((1, 5, 100_000, 100_000, 100_000)),
+            patience_s=rng.choice((86_400, 0, 30, 100, 300)),
             assumed_time_limit_s=rng.choice((100, 1_000, 86_400)),
             half_life_s=rng.choice((60, 3_600, 604_800)),
             charge_ahead_s=rng.choice((0, 60, 3_600)),
@@ -561,7 +565,7 @@ _WEIGHTS: Final = (30, 12, 4, 5, 5, 2, 3, 3, 4, 2, 4, 2, 3, 2, 2, 2, 2, 2)
 
 def planned(cycle: Cycle) -> list[tuple[int, int, tuple[str, ...]]]:
     """The planned starts of a cycle, for those who know no more of it."""
-    return [(one.number, one.start_us, one.nodes) for one in cycle.reservations]
+    return [(one.number, one.rank, one.nodes) for one in cycle.reservations]
 
 
 # --- as a program -------------------------------------------------------------------------------------
