@@ -1,0 +1,92 @@
+"""Patience: whoever has waited for too long goes first, one at a time, whatever the shares say."""
+
+from __future__ import annotations
+
+from horizon.core import commands as cmd
+from horizon.core import events as ev
+from horizon.core.model import Priority
+from tests.core.spec import World, given, job_id, node
+
+HOUR = 3_600
+
+
+def overtaken(patience_s: int) -> World:
+    """Heavy has used all there is for ten hours and asks for all of it again; light users keep coming."""
+    world = given(node(gpus=8)).policy(patience_s=patience_s)
+    world.submit("heavy", gpu_count=8, time_limit_s=10 * HOUR).cycle().started().later(10 * HOUR).ended()
+    return (
+        world.submit("light-0", gpu_count=1, time_limit_s=HOUR)
+        .cycle()
+        .started(2)
+        .submit("heavy", gpu_count=8)
+    )
+
+
+def play_light_users(world: World, hours: int) -> float | None:
+    """Every half hour a light user comes with a job of one GPU and one hour; when heavy started, in hours."""
+    began_us = world.now_us
+    for half in range(2 * hours):
+        world.later(HOUR / 2)
+        for job in list(world.state.holding.values()):
+            if world.now_us - job.started_at_us >= HOUR * 1_000_000 and job.number != 3:
+                world.ended(job.number)
+        world.submit(f"light-{half + 1}", gpu_count=1, time_limit_s=HOUR).cycle()
+        for number in world.starts():
+            if number == 3:
+                return (world.now_us - began_us) / HOUR / 1_000_000
+            world.started(number)
+    return None
+
+
+def test_a_wide_job_of_the_heaviest_user_is_not_overtaken_for_ever() -> None:
+    world = overtaken(patience_s=24 * HOUR)
+    started_h = play_light_users(world, hours=48)
+    assert started_h is not None
+    assert 24 <= started_h <= 26  # once it has waited for a day nothing starts that would delay it
+    world.check()
+
+
+def test_without_patience_it_waits_as_long_as_lighter_users_come() -> None:
+    world = overtaken(patience_s=0)
+    assert play_light_users(world, hours=48) is None
+    world.check()
+
+
+def test_the_one_who_waited_for_too_long_is_started_out_of_the_order_and_the_event_says_so() -> None:
+    world = given(node(gpus=1)).policy(patience_s=HOUR)
+    world.submit("heavy").cycle().started().later(10 * HOUR).ended()
+    world.submit("heavy").later(HOUR).submit("light").cycle()
+    assert world.starts() == [2]
+    [scheduled] = [event for event in world.happened if isinstance(event, ev.JobScheduled)]
+    assert (scheduled.cause, scheduled.rank) == (ev.Cause.AGE, 0)
+    world.check()
+
+
+def test_one_at_a_time_goes_first_and_the_others_keep_their_turns() -> None:
+    world = given(node(gpus=2)).policy(patience_s=HOUR)
+    world.submit("heavy", gpu_count=2).cycle().started().later(10 * HOUR).ended()
+    world.submit("heavy").submit("heavy").submit("heavy").later(HOUR).submit("light")
+    assert world.cycle().starts() == [2, 5]
+    world.check()
+
+
+def test_patience_does_not_go_over_priority() -> None:
+    world = given(node(gpus=1)).policy(patience_s=HOUR).submit(priority=Priority.LOW).later(9 * HOUR)
+    assert world.submit("bob").cycle().starts() == [2]
+    world.check()
+
+
+def test_time_on_begin_does_not_count_as_waiting() -> None:
+    world = given(node(gpus=1)).policy(patience_s=HOUR)
+    world.submit("heavy").cycle().started().later(10 * HOUR).ended()
+    world.submit("heavy", begin_at_us=world.now_us + 2 * HOUR * 1_000_000).later(2 * HOUR).cycle()
+    assert world.submit("light").cycle().starts() == [3]
+    world.check()
+
+
+def test_who_is_kept_by_a_quota_leaves_the_place_to_the_next() -> None:
+    world = given(node(gpus=1)).policy(patience_s=HOUR).when(cmd.SetShare("full", max_gpus=0))
+    world.submit("heavy").cycle().started().later(10 * HOUR).ended()
+    world.submit("ann", account="full").submit("heavy").later(HOUR).submit("light")
+    assert world.cycle().starts() == [3]
+    world.when(cmd.Cancel(job_id(2))).check()
