@@ -106,7 +106,7 @@ class Cluster:
         """LOST, CORDONED or OPEN. O(1)."""
 
     def set_device(self, node: int, slot: int, usable: bool) -> None:
-        """Whether a device may be given out. One that is held stays held. O(devices + holds of the node)."""
+        """Whether a device may be given out. One that is held stays held. O(devices x (devices + holds))."""
 
     def state(self, node: int) -> int: ...
     def free(self, node: int) -> tuple[int, int, tuple[int, ...]]:
@@ -208,7 +208,7 @@ class Plan:
         over_reserved: bool = ...,
     ) -> tuple[int, ...] | None:
         """The nodes ``place`` would choose, were the holds of the jobs in ``gone`` released already and, with
-        ``over_reserved``, nothing reserved in this plan."""
+        ``over_reserved``, nothing reserved in this plan: what it took and claimed still counts."""
 
     def take(self) -> None:
         """Gives away what ``place`` found last: it is not free from now to now + duration. RuntimeError when
@@ -230,9 +230,9 @@ class Plan:
         when there is nothing to reserve."""
 
     def claim(self) -> None:
-        """Keeps what ``fits`` found last from now to now + duration, even where it is not free yet: what the
-        jobs in ``gone`` hold is still held, so what is free there may fall below zero, and nobody else gets
-        it. RuntimeError when there is nothing to claim."""
+        """Keeps what ``fits`` found last from now to now + duration, even where it is not free yet: jobs in
+        ``gone`` still hold what they hold and reservations stand, so what is free there may fall below zero,
+        and nobody else gets it. RuntimeError when there is nothing to claim."""
 
     def survey(self, request: int, duration_us: int, avoid: Sequence[int] = ...) -> tuple[int, ...]:
         """How many nodes there are by the first reason why the largest part does not fit there now, in the

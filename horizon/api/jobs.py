@@ -29,9 +29,10 @@ from horizon.api.reading import JsonBody, expected_version, is_unchanged, refuse
 from horizon.api.submission import Secrets, priority_of, spec_of
 from horizon.core import commands as cmd
 from horizon.core import limits
+from horizon.core.admission import new_job
 from horizon.core.decide import Events
 from horizon.core.events import JobSubmitted
-from horizon.core.evolve import foresee, new_job
+from horizon.core.evolve import foresee
 from horizon.core.model import JobState
 from horizon.core.state import State
 from horizon.service.engine import Render, Reply

@@ -11,8 +11,8 @@ from msgspec import UNSET, Struct
 from horizon.core import commands as cmd
 from horizon.core import events as ev
 from horizon.core import limits
+from horizon.core.admission import task_ids
 from horizon.core.dependencies import verdict
-from horizon.core.evolve import task_ids
 from horizon.core.model import EXECUTOR, Exit, JobSpec, JobState
 from horizon.core.policy import Policy
 from horizon.core.state import SECOND_US, Job, Node, State, Stop

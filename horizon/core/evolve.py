@@ -8,30 +8,28 @@ event on an array is one on each of its tasks that it can concern.
 from __future__ import annotations
 
 import copy
-from array import array as column
 from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 from typing import Any, Final
 
 from msgspec import UNSET
-from msgspec.structs import force_setattr
 
 from horizon.core import events as ev
+from horizon.core.admission import account_share, admit, shape_of, user_share
 from horizon.core.charges import rate_of
-from horizon.core.dependencies import verdict
+from horizon.core.dependencies import enter_queue, tell_dependents
 from horizon.core.inventory import (
     book_nodes,
     expect_end,
     free_what_it_held,
     hold_what_it_got,
     join,
-    number_in,
     rejoin_all,
     set_device,
     set_node_state,
     unbook_nodes,
 )
-from horizon.core.model import AllocationState, Exit, JobSpec, JobState
+from horizon.core.model import AllocationState, Exit, JobState
 from horizon.core.state import (
     SECOND_US,
     ArrayState,
@@ -40,9 +38,6 @@ from horizon.core.state import (
     Fault,
     Job,
     Node,
-    Request,
-    Shape,
-    Share,
     State,
     Stop,
 )
@@ -57,7 +52,7 @@ def evolve(state: State, recorded: ev.Recorded) -> None:
     state.epoch = recorded.epoch
     kind = type(event)
     if kind is ev.JobSubmitted:
-        _submitted(state, recorded, event)  # type: ignore[arg-type]
+        admit(state, recorded, event)  # type: ignore[arg-type]
         return
     step = _JOB.get(kind)
     if step is None:
@@ -109,219 +104,6 @@ def foresee(job: Job, events: Iterable[ev.Event], now_us: int) -> Job:
     return job
 
 
-def new_job(
-    event: ev.JobSubmitted, correlation_id: bytes, at_us: int, share: int = -1, shape: int = -1
-) -> Job:
-    """The job, or the array, that a submission makes."""
-    spec = event.spec
-    return Job(
-        event.job_id,
-        event.number,
-        spec,
-        correlation_id,
-        at_us,
-        spec.priority,
-        spec.time_limit_s,
-        share,
-        shape,
-        spec.hold,
-        spec.begin_at_us,
-        spec.begin_at_us > at_us,
-    )
-
-
-def task_ids(array_id: str) -> Callable[[int], str]:
-    """The ids of an array's tasks by place, from 0: the array's id, counted on in its random bits."""
-    begin, first = array_id[:24], int(array_id[24:], 16) + 1
-    return lambda place: f"{begin}{(first + place) % 281_474_976_710_656:012x}"
-
-
-# --- submission ---------------------------------------------------------------------------------------
-
-
-def _submitted(state: State, recorded: ev.Recorded, event: ev.JobSubmitted) -> None:
-    spec = event.spec
-    share = state.users.get((spec.account, spec.user_id)) or _add_user(state, spec.account, spec.user_id)
-    limited = event.number if spec.array is not None and spec.array.limit else 0
-    shape = _shape(state, spec, spec.time_limit_s, share.parent, limited)
-    _share_values(spec, share)
-    job = new_job(event, recorded.correlation_id, recorded.recorded_at_us, share.id, shape)
-    job.positions = [recorded.position]
-    assert event.number == len(state.numbered) + 1, "job numbers have a gap"
-    state.jobs[job.id] = job
-    state.numbered.append(job)
-    if spec.depends_on:
-        _depend(state, job)
-    if job.begin_pending:
-        heappush(state.begins, (spec.begin_at_us, job.number))
-    if spec.array is not None:
-        _add_tasks(state, job)
-        return
-    state.counts[JobState.QUEUED] += 1
-    if not (job.held or job.begin_pending or job.unmet):
-        state.queue.enqueue(job.number, job.priority.rank, job.share, job.shape)
-
-
-def _share_values(spec: JobSpec, share: Share) -> None:
-    """Has equal values of many jobs be one in memory: its owner's names, and empty dicts. O(1)."""
-    force_setattr(spec, "user_id", share.user_id)
-    force_setattr(spec, "account", share.account)
-    if not spec.labels:
-        force_setattr(spec, "labels", _NOTHING)
-    if not spec.constraints:
-        force_setattr(spec, "constraints", _NOTHING)
-
-
-_NOTHING: Final[dict[str, str]] = {}
-
-
-def _add_tasks(state: State, job: Job) -> None:
-    """Makes the tasks of an array: jobs like it that follow it in number. O(tasks)."""
-    assert job.spec.array is not None
-    indices = [index for one in job.spec.array.ranges for index in one.indices]
-    array = ArrayState(job, dict.fromkeys(JobState, 0), job.number + 1, len(indices))
-    state.arrays[job.number] = array
-    id_of = task_ids(job.id)
-    for place, index in enumerate(indices):
-        task = copy.copy(job)
-        task.id = id_of(place)
-        task.number = array.first + place
-        task.array, task.index = job.number, index
-        task.positions = job.positions.copy()
-        state.jobs[task.id] = task
-        state.numbered.append(task)
-    array.counts[JobState.QUEUED] = len(indices)
-    state.counts[JobState.QUEUED] += len(indices)
-    if job.eligible:
-        state.queue.enqueue_many(
-            column("q", range(array.first, array.first + array.total)),
-            column("b", [job.priority.rank]) * array.total,
-            column("i", [job.share]) * array.total,
-            column("i", [job.shape]) * array.total,
-        )
-
-
-def _shape(state: State, spec: JobSpec, time_limit_s: int, account: int, array: int) -> int:
-    request = _request(state, spec)
-    fields = (request, time_limit_s, account, array)
-    found = state.shape_ids.get(fields)
-    if found is None:
-        rate = rate_of(state.policy, spec.gpu_count, spec.gpu_type, spec.cpu_cores, spec.memory_mib)
-        found = state.shape_ids[fields] = state.queue.add_shape(rate)
-        state.shapes.append(Shape(*fields))
-        state.shapes_of[request].append(found)
-        if spec.gpu_count:
-            state.gpu_shapes.append(found)
-    return found
-
-
-def _request(state: State, spec: JobSpec) -> int:
-    fields = (
-        spec.gpu_count,
-        spec.gpu_type,
-        spec.gpu_memory_mib,
-        spec.cpu_cores,
-        spec.memory_mib,
-        spec.nodes,
-        spec.exclusive,
-        tuple(sorted(spec.constraints.items())) if spec.constraints else (),
-    )
-    found = state.request_ids.get(fields)
-    if found is not None:
-        return found
-    request = Request(*fields)
-    gpu_type = -1 if request.gpu_type is None else number_in(state.gpu_types, request.gpu_type.lower())
-    labels = [number_in(state.label_ids, pair) for pair in request.constraints]
-    found = state.request_ids[fields] = state.cluster.add_request(
-        request.gpu_count,
-        gpu_type,
-        request.gpu_memory_mib,
-        request.cpu_cores,
-        request.memory_mib,
-        request.nodes,
-        request.exclusive,
-        labels,
-    )
-    state.requests.append(request)
-    state.shapes_of.append(column("i"))
-    return found
-
-
-def _add_share(state: State, path: str, user: bool, parent: int) -> Share:
-    account, _, user_id = path.rpartition("/") if user else (path, "", "")
-    share = Share(state.queue.add_share(parent), path, user, parent, account, user_id)
-    state.shares.append(share)
-    return share
-
-
-def _account(state: State, path: str) -> Share:
-    share = state.accounts.get(path)
-    if share is None:
-        above, _, _ = path.rpartition("/")
-        parent = _account(state, above).id if above else 0
-        share = state.accounts[path] = _add_share(state, path, False, parent)
-    return share
-
-
-def _add_user(state: State, account: str, user_id: str) -> Share:
-    parent = _account(state, account)
-    share = state.users[account, user_id] = _add_share(state, f"{account}/{user_id}", True, parent.id)
-    return share
-
-
-# --- what depends on what -----------------------------------------------------------------------------
-
-
-def _depend(state: State, job: Job) -> None:
-    """Has a new job wait for what it depends on, as far as that is open."""
-    for dependency in job.spec.depends_on:
-        other = state.jobs[dependency.job_id]
-        holds = verdict(other, dependency.kind)
-        if holds is None:
-            job.unmet += 1
-            state.dependents.setdefault(other.number, []).append((job.number, dependency.kind))
-        elif not holds:
-            _doom(state, job, other, dependency.kind)
-
-
-def _doom(state: State, job: Job, other: Job, kind: str) -> None:
-    if not job.state.ended:
-        job.unmet += 1  # it must not start before the next cycle fails it
-        state.doomed.setdefault(
-            job.number, f"{kind} of job {other.number} can never hold: it {_became(other)}"
-        )
-
-
-def _became(job: Job) -> str:
-    if job.state is JobState.CANCELLED:
-        return "was cancelled"
-    return "has failed" if job.state is JobState.FAILED else "completed"
-
-
-def _tell_dependents(state: State, job: Job) -> None:
-    """A job has started or ended: those who waited for that may go on, or never will. O(dependents)."""
-    waiting = state.dependents.pop(job.number, None)
-    if waiting is None:
-        return
-    still = []
-    for number, kind in waiting:
-        holds = verdict(job, kind)
-        if holds is None:
-            still.append((number, kind))
-            continue
-        dependent = state.numbered[number - 1]
-        if not holds:
-            _doom(state, dependent, job, kind)
-            continue
-        array = state.arrays.get(number)
-        for one in [dependent] if array is None else [dependent, *state.tasks(array)]:
-            one.unmet -= 1
-            if one is not dependent or array is None:
-                _enter_queue(state, one, None)
-    if still:
-        state.dependents[job.number] = still
-
-
 # --- the state of an array, by what became of its tasks -----------------------------------------------
 
 
@@ -342,7 +124,7 @@ def _count_task(state: State, array: ArrayState, task: Job, was: JobState) -> No
     else:
         job.state = JobState.QUEUED if not any(counts[one] for one in _ALIVE) else JobState.RUNNING
     if started or ended:
-        _tell_dependents(state, job)
+        tell_dependents(state, job)
     if ended:
         state.doomed.pop(job.number, None)
 
@@ -477,8 +259,7 @@ def _nothing_around(state: State, job: Job, event: Any) -> None:
 
 
 def _enter_queue(state: State, job: Job, event: Any) -> None:
-    if job.eligible and job.number not in state.queue:
-        state.queue.enqueue(job.number, job.priority.rank, job.share, job.shape)
+    enter_queue(state, job)
 
 
 def _leave_queue(state: State, job: Job, event: Any) -> None:
@@ -502,7 +283,7 @@ def _updated_around(state: State, job: Job, event: ev.JobUpdated) -> None:
     if event.time_limit_s is UNSET:
         return
     array = job.array if state.shapes[job.shape].array else 0
-    job.shape = _shape(state, job.spec, job.time_limit_s, state.shares[job.share].parent, array)
+    job.shape = shape_of(state, job.spec, job.time_limit_s, state.shares[job.share].parent, array)
     if waits:
         state.queue.remove(job.number)
         state.queue.enqueue(job.number, job.priority.rank, job.share, job.shape)
@@ -527,7 +308,7 @@ def _started_around(state: State, job: Job, event: ev.JobStarted) -> None:
         expect_end(state, job, _planned_end_us(state, job))
     _set_deadline(state, job)
     if state.dependents:
-        _tell_dependents(state, job)
+        tell_dependents(state, job)
 
 
 def _set_deadline(state: State, job: Job) -> None:
@@ -599,7 +380,7 @@ def _preempted_around(state: State, job: Job, event: Any) -> None:
 def _ended_around(state: State, job: Job, event: Any) -> None:
     _gone_soon(state, job)
     if state.dependents:
-        _tell_dependents(state, job)
+        tell_dependents(state, job)
     if state.doomed:
         state.doomed.pop(job.number, None)
 
@@ -766,14 +547,14 @@ def _booking_ended(state: State, event: ev.BookingEnded) -> None:
 def _share_set(state: State, event: ev.ShareSet) -> None:
     if event.user:
         account, _, user_id = event.path.rpartition("/")
-        share = state.users.get((account, user_id)) or _add_user(state, account, user_id)
+        share = user_share(state, account, user_id)
     else:
-        share = _account(state, event.path)
+        share = account_share(state, event.path)
     state.queue.set_weight(share.id, event.weight)
 
 
 def _quota_set(state: State, event: ev.QuotaSet) -> None:
-    share = _account(state, event.path)
+    share = account_share(state, event.path)
     share.max_gpus, share.guaranteed_gpus = event.max_gpus, event.guaranteed_gpus
 
 

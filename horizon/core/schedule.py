@@ -9,11 +9,8 @@ of lower priority give way (``core.preempt``). Work per cycle is bounded by coun
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
 from enum import Enum, auto
 from functools import cached_property
-from heapq import heappop, heappush
-from typing import TypedDict, TypeVar
 
 from msgspec import Struct
 
@@ -21,17 +18,16 @@ from horizon._queue import Walk
 from horizon.core import events as ev
 from horizon.core import limits
 from horizon.core.charges import rate_of
-from horizon.core.model import Allocation, JobState, Placement
+from horizon.core.due import due
+from horizon.core.model import Allocation, Placement
 from horizon.core.policy import UNLIMITED, Order, Policy
 from horizon.core.preempt import Pool, Search, Victims
 from horizon.core.state import COST_PER_GPU, SECOND_US, Job, Request, Shape, State
 
-E = TypeVar("E", tuple[int, int], tuple[int, int, int])
 Found = list[tuple[int, tuple[int, ...]]]
 """A node's number and the slots of its devices, for each part of a request."""
 
 _STOPS = ev.TimeLimitReached | ev.RequeueRequested
-DRAIN = "drain of node "
 ELDERS_TRIED = 16
 """Jobs that have waited for too long looked at for one whom only want of room keeps."""
 
@@ -156,8 +152,8 @@ class Round:
         self._again_us: int | None = None
 
     def run(self) -> Cycle:
-        self.events += _due(self.state, self.now_us)
-        due = len(self.events)
+        self.events += due(self.state, self.now_us)
+        fallen_due = len(self.events)
         stopping = [one.job_id for one in self.events if isinstance(one, _STOPS)]
         if stopping:
             self._pool.ask(self.state.jobs[job_id] for job_id in stopping)
@@ -169,7 +165,7 @@ class Round:
             # One that waits for what is overdue is planned for the next moment at every moment.
             if reservation.start_us > self.now_us + 1:
                 self._look_again(reservation.start_us)
-        bounded = max(due, len(self._started)) >= limits.CYCLE_STARTS_MAX
+        bounded = max(fallen_due, len(self._started)) >= limits.CYCLE_STARTS_MAX
         return Cycle(
             tuple(self.events),
             examined,
@@ -530,86 +526,3 @@ def share_of(amount: int, parts: int, place: int) -> int:
     """One part of an amount that is split as evenly as whole numbers allow, the larger ones first."""
     share, rest = divmod(amount, parts)
     return share + (place < rest)
-
-
-# --- what time alone brings -----------------------------------------------------------------------------
-
-
-class Mark(TypedDict):
-    """What tells the events of a cycle."""
-
-    cycle: int
-    now_us: int
-    policy_version: int
-
-
-def _due(state: State, now_us: int) -> list[ev.Event]:
-    """What has fallen due: begin times that came, time limits that were reached, drains and bookings that
-    are over; and jobs whose dependencies can never hold. At most ``CYCLE_STARTS_MAX`` of each."""
-    mark = Mark(cycle=state.cycle + 1, now_us=now_us, policy_version=state.policy_version)
-    over = list(_over_their_limit(state, now_us, mark))
-    return [
-        *_begun(state, now_us, mark),
-        *over,
-        *_drained(state, now_us, mark, {event.job_id for event in over}),
-        *_unbooked(state, now_us, mark),
-        *_doomed(state, mark),
-    ]
-
-
-def _begun(state: State, now_us: int, mark: Mark) -> Iterator[ev.Event]:
-    for at_us, number in _fallen_due(state.begins, now_us):
-        job = state.numbered[number - 1]
-        if job.begin_pending and job.begin_at_us == at_us:
-            yield ev.JobReleased(job_id=job.id, begin_reached=True, **mark)
-
-
-def _over_their_limit(state: State, now_us: int, mark: Mark) -> Iterator[ev.TimeLimitReached]:
-    for at_us, number, attempt in _fallen_due(state.deadlines, now_us):
-        job = state.numbered[number - 1]
-        if _limit_reached(job, attempt, at_us):
-            yield ev.TimeLimitReached(job_id=job.id, attempt=attempt, time_limit_s=job.time_limit_s, **mark)
-
-
-def _drained(state: State, now_us: int, mark: Mark, asked: set[str]) -> Iterator[ev.Event]:
-    """Who is to leave the nodes to be emptied by now, without those asked to stop already."""
-    for name, at_us in state.drains.items():
-        if at_us > now_us:
-            continue
-        for job in state.to_be_stopped(state.nodes[name]):
-            if job.id not in asked:
-                asked.add(job.id)
-                yield ev.RequeueRequested(job_id=job.id, attempt=job.attempt, by=DRAIN + name, **mark)
-
-
-def _unbooked(state: State, now_us: int, mark: Mark) -> Iterator[ev.Event]:
-    for booking in state.bookings.values():
-        if booking.end_us <= now_us:
-            yield ev.BookingEnded(booking=booking.id, by="its end", **mark)
-
-
-def _doomed(state: State, mark: Mark) -> Iterator[ev.Event]:
-    for number, reason in list(state.doomed.items())[: limits.CYCLE_STARTS_MAX]:
-        yield ev.JobFailed(job_id=state.numbered[number - 1].id, reason=reason, **mark)
-
-
-def _fallen_due(heap: list[E], now_us: int) -> list[E]:
-    """The entries of a heap up to ``now_us`` in order, at most ``CYCLE_STARTS_MAX``. O(entries given)."""
-    due: list[E] = []
-    seen = [(heap[0], 0)] if heap else []
-    while seen and seen[0][0][0] <= now_us and len(due) < limits.CYCLE_STARTS_MAX:
-        entry, at = heappop(seen)
-        due.append(entry)
-        for below in (2 * at + 1, 2 * at + 2):
-            if below < len(heap):
-                heappush(seen, (heap[below], below))
-    return due
-
-
-def _limit_reached(job: Job, attempt: int, at_us: int) -> bool:
-    return (
-        job.state is JobState.RUNNING
-        and job.attempt == attempt
-        and job.stop is None
-        and job.started_at_us + job.time_limit_s * SECOND_US == at_us
-    )

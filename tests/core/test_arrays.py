@@ -243,7 +243,7 @@ def test_a_single_task_may_be_held_and_released() -> None:
 
 def world_task(number: int) -> str:
     """The id of a task of array 1, by the number of the task."""
-    from horizon.core.evolve import task_ids
+    from horizon.core.admission import task_ids
 
     return task_ids(job_id(1))(number - 2)
 
