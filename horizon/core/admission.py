@@ -117,6 +117,7 @@ def shape_of(state: State, spec: JobSpec, time_limit_s: int, account: int, array
         rate = rate_of(state.policy, spec.gpu_count, spec.gpu_type, spec.cpu_cores, spec.memory_mib)
         found = state.shape_ids[fields] = state.queue.add_shape(rate)
         state.shapes.append(Shape(*fields))
+        state.shape_rates.append(rate)
         state.shapes_of[request].append(found)
         if spec.gpu_count:
             state.gpu_shapes.append(found)

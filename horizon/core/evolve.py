@@ -1,8 +1,8 @@
 """Folds events into state. ``evolve`` never refuses: what is in the log has happened.
 
-Each job event is two small steps: what it does to the job itself (``_JOB``, also used to foresee the answer
-to a command before it is durable) and what it does to everything that is indexed by jobs (``_AROUND``). An
-event on an array is one on each of its tasks that it can concern.
+Each job event is two small steps: what it does to the job itself, also used to foresee the answer to a
+command before it is durable, and what it does to everything that is indexed by jobs. An event on an array is
+one on each of its tasks that it can concern.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def evolve(state: State, recorded: ev.Recorded) -> None:
     if kind is ev.JobSubmitted:
         admit(state, recorded, event)  # type: ignore[arg-type]
         return
-    step = _JOB.get(kind)
-    if step is None:
+    steps = _JOB.get(kind)
+    if steps is None:
         state.versions[recorded.stream] = recorded.stream_version
         _ELSE[kind](state, event)
         return
@@ -64,42 +64,49 @@ def evolve(state: State, recorded: ev.Recorded) -> None:
     job.positions.append(recorded.position)
     array = state.arrays.get(job.number) if state.arrays else None
     if array is None:
-        _happen(state, job, event, step)
+        _happen(state, job, event, steps)
     else:
-        _happen_to_tasks(state, array, event, step)
+        _happen_to_tasks(state, array, event, steps)
     if state.deadlines or state.begins:
         _drop_stale(state)
 
 
-def _happen(state: State, job: Job, event: ev.Event, step: Callable[[Job, Any, int], None]) -> None:
+ToJob = Callable[[Job, Any, int], None]
+Around = Callable[[State, Job, Any], None]
+Steps = tuple[ToJob, Around | None]
+
+
+def _happen(state: State, job: Job, event: ev.Event, steps: Steps) -> None:
+    step, around = steps
     was = job.state
     step(job, event, state.recorded_at_us)
-    if job.state is not was:
-        state.counts[was] -= 1
-        state.counts[job.state] += 1
+    now = job.state
+    if now is not was:
+        counts = state.counts
+        counts[was] -= 1
+        counts[now] += 1
         if job.array:
             _count_task(state, state.arrays[job.array], job, was)
-    _AROUND[type(event)](state, job, event)
+    if around is not None:
+        around(state, job, event)
 
 
-def _happen_to_tasks(
-    state: State, array: ArrayState, event: ev.Event, step: Callable[[Job, Any, int], None]
-) -> None:
+def _happen_to_tasks(state: State, array: ArrayState, event: ev.Event, steps: Steps) -> None:
     """What is said of an array holds for its tasks: a hold for those that wait, all else for those alive."""
     waiting_only = type(event) in (ev.JobHeld, ev.JobReleased)
-    step(array.job, event, state.recorded_at_us)
+    steps[0](array.job, event, state.recorded_at_us)
     for task in state.tasks(array):
         if task.state is JobState.QUEUED if waiting_only else not task.state.ended:
             task.version += 1
             task.positions.append(state.position)
-            _happen(state, task, event, step)
+            _happen(state, task, event, steps)
 
 
 def foresee(job: Job, events: Iterable[ev.Event], now_us: int) -> Job:
     """The job as it will be once these events of its own are in the log, recorded at ``now_us``."""
     job = copy.copy(job)
     for event in events:
-        _JOB[type(event)](job, event, now_us)
+        _JOB[type(event)][0](job, event, now_us)
         job.version += 1
     return job
 
@@ -252,10 +259,6 @@ def _allocation_released(job: Job, event: ev.AllocationReleased, at_us: int) -> 
 
 
 # --- what it does to everything around it -------------------------------------------------------------
-
-
-def _nothing_around(state: State, job: Job, event: Any) -> None:
-    pass
 
 
 def _enter_queue(state: State, job: Job, event: Any) -> None:
@@ -419,10 +422,11 @@ def _scheduled_around(state: State, job: Job, event: ev.JobScheduled) -> None:
 
 def _rate(state: State, job: Job) -> int:
     """What the attempt costs, by the devices that it got."""
-    spec, gpu_type = job.spec, None
-    if spec.gpu_count and state.policy.gpu_cost:
-        node = state.nodes[job.allocation[0].node]
-        gpu_type = node.inventory.devices[node.slots[job.allocation[0].gpu_ids[0]]].gpu_type
+    spec = job.spec
+    if not (spec.gpu_count and state.policy.gpu_cost):
+        return state.shape_rates[job.shape]
+    node = state.nodes[job.allocation[0].node]
+    gpu_type = node.inventory.devices[node.slots[job.allocation[0].gpu_ids[0]]].gpu_type
     return rate_of(state.policy, spec.gpu_count, gpu_type, spec.cpu_cores, spec.memory_mib)
 
 
@@ -448,12 +452,13 @@ def _released_around(state: State, job: Job, event: ev.AllocationReleased) -> No
 
 
 def _count_gpus(state: State, job: Job, sign: int) -> None:
-    share = state.shares[job.share]
-    while True:
-        share.gpus_held += sign * job.spec.gpu_count
+    shares, change = state.shares, sign * job.spec.gpu_count
+    share = shares[job.share]
+    while change:
+        share.gpus_held += change
         if share.parent < 0:
             return
-        share = state.shares[share.parent]
+        share = shares[share.parent]
 
 
 def _score_estimate(state: State, job: Job) -> None:
@@ -568,6 +573,7 @@ def _policy_set(state: State, event: ev.PolicySet) -> None:
     for number, shape in enumerate(state.shapes):
         request = state.requests[shape.request]
         rate = rate_of(policy, request.gpu_count, request.gpu_type, request.cpu_cores, request.memory_mib)
+        state.shape_rates[number] = rate
         state.queue.set_shape_rate(number, rate)
     if before.topology_labels != policy.topology_labels:
         rejoin_all(state)
@@ -577,41 +583,23 @@ def _leader_elected(state: State, event: ev.LeaderElected) -> None:
     pass  # the envelope's epoch says it all
 
 
-_JOB: Final[dict[type[ev.Event], Callable[[Job, Any, int], None]]] = {
-    ev.JobHeld: _held,
-    ev.JobReleased: _released,
-    ev.JobUpdated: _updated,
-    ev.JobReserved: _reserved,
-    ev.JobScheduled: _scheduled,
-    ev.JobStarted: _started,
-    ev.CheckpointRecorded: _checkpointed,
-    ev.TimeLimitReached: _time_limit_reached,
-    ev.PreemptionRequested: _preemption_requested,
-    ev.RequeueRequested: _requeue_requested,
-    ev.JobPreempted: _preempted,
-    ev.JobRequeued: _requeued,
-    ev.JobCompleted: _completed,
-    ev.JobFailed: _failed,
-    ev.JobCancelled: _cancelled,
-    ev.AllocationReleased: _allocation_released,
-}
-_AROUND: Final[dict[type[ev.Event], Callable[[State, Job, Any], None]]] = {
-    ev.JobHeld: _leave_queue,
-    ev.JobReleased: _released_around_begin,
-    ev.JobUpdated: _updated_around,
-    ev.JobReserved: _reserved_around,
-    ev.JobScheduled: _scheduled_around,
-    ev.JobStarted: _started_around,
-    ev.CheckpointRecorded: _nothing_around,
-    ev.TimeLimitReached: _stopping_around,
-    ev.PreemptionRequested: _preemption_around,
-    ev.RequeueRequested: _stopping_around,
-    ev.JobPreempted: _preempted_around,
-    ev.JobRequeued: _requeued_around,
-    ev.JobCompleted: _ended_around,
-    ev.JobFailed: _dropped_around,
-    ev.JobCancelled: _dropped_around,
-    ev.AllocationReleased: _released_around,
+_JOB: Final[dict[type[ev.Event], Steps]] = {
+    ev.JobHeld: (_held, _leave_queue),
+    ev.JobReleased: (_released, _released_around_begin),
+    ev.JobUpdated: (_updated, _updated_around),
+    ev.JobReserved: (_reserved, _reserved_around),
+    ev.JobScheduled: (_scheduled, _scheduled_around),
+    ev.JobStarted: (_started, _started_around),
+    ev.CheckpointRecorded: (_checkpointed, None),
+    ev.TimeLimitReached: (_time_limit_reached, _stopping_around),
+    ev.PreemptionRequested: (_preemption_requested, _preemption_around),
+    ev.RequeueRequested: (_requeue_requested, _stopping_around),
+    ev.JobPreempted: (_preempted, _preempted_around),
+    ev.JobRequeued: (_requeued, _requeued_around),
+    ev.JobCompleted: (_completed, _ended_around),
+    ev.JobFailed: (_failed, _dropped_around),
+    ev.JobCancelled: (_cancelled, _dropped_around),
+    ev.AllocationReleased: (_allocation_released, _released_around),
 }
 _ELSE: Final[dict[type[ev.Event], Callable[[State, Any], None]]] = {
     ev.NodeRegistered: _node_registered,

@@ -134,6 +134,8 @@ def hold_what_it_got(state: State, job: Job, end_us: int) -> None:
 
 def expect_end(state: State, job: Job, end_us: int) -> None:
     """The job is expected to end then. O(allocation)."""
+    if end_us == job.expected_us:
+        return
     job.expected_us = end_us
     for index in _nodes_of(state, job):
         state.cluster.expect(index, job.number, end_us)

@@ -301,6 +301,8 @@ class State:
         self.shape_ids: dict[tuple[int, int, int, int], int] = {}
         """By the fields of the shape."""
         self.shapes: list[Shape] = []
+        self.shape_rates: list[int] = []
+        """What a job of each shape costs, as in the queue."""
         self.shapes_of: list[array[int]] = []
         """By request: the shapes that ask for it."""
         self.gpu_shapes: array[int] = array("i")
