@@ -161,7 +161,8 @@ class Cluster:
     ) -> int:
         """A new request, 0, 1, 2 ...: devices in all of a type (-1 for any) with at least that much memory
         each, cores and memory in all, a number of nodes (0 for as few as can ever hold it), nodes for itself
-        alone, and labels that every node must have."""
+        alone, and labels that every node must have. ValueError when it asks for devices, but for fewer than
+        nodes."""
 
     def nodes_for(self, request: int, avoid: Sequence[int] = ...) -> int:
         """Over how many nodes the request is split: as many as it says; else one if any node can ever hold
@@ -169,8 +170,8 @@ class Cluster:
         CORDONED and not among ``avoid``.
 
         Every part of a size that is tried has a device or, without devices, a core: memory alone is split
-        only with them. ``SPLITS_TRIED`` sizes are tried, beginning with as many nodes as would be needed if
-        each had what the largest has: most devices of a kind that will do, or most cores.
+        only with them. ``SPLITS_TRIED`` sizes are tried, beginning with as many nodes as would do if each had
+        as many devices of one kind that will do, or cores, as any of these nodes with the labels has.
 
         O(nodes x sizes), O(1) when asked again without ``avoid`` and no node, state or device has changed."""
 

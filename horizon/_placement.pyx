@@ -65,8 +65,7 @@ cdef int32_t *numbers_of(items, int32_t total, const char *what) except NULL:
     try:
         for at in range(total):
             numbers[at] = items[at]
-            if numbers[at] < 0:
-                raise ValueError(f"{what.decode()} must not be negative, not {numbers[at]}")
+            check_number(numbers[at], 0, what)
     except BaseException:
         PyMem_Free(numbers)
         raise
@@ -108,6 +107,12 @@ cdef bint among_jobs(int64_t number, const int64_t *numbers, int32_t total) noex
         else:
             high = middle
     return low < total and numbers[low] == number
+
+
+cdef int check_number(int number, int least, const char *what) except -1:
+    if not least <= number <= COUNT_MAX:
+        raise ValueError(f"{what.decode()} must be between {least} and 2**30, not {number}")
+    return 0
 
 
 cdef int check_time(int64_t us, const char *what) except -1:
@@ -194,12 +199,13 @@ cdef Request read_request(int gpus, int gpu_type, int64_t gpu_memory_mib, int64_
     cdef Request made
     if not 0 <= gpus <= COUNT_MAX or not 0 <= nodes <= COUNT_MAX:
         raise ValueError("devices and nodes are 0 to 2**30")
+    if 0 < gpus < nodes:
+        raise ValueError(f"a request for devices has one for each of its nodes, not {gpus} for {nodes}")
     check_amount(gpu_memory_mib, b"gpu_memory_mib")
     check_amount(cores, b"cores")
     check_amount(memory_mib, b"memory_mib")
     memset(&made, 0, sizeof(Request))
-    if gpu_type < -1:
-        raise ValueError(f"a type is a number from 0, or -1 for any, not {gpu_type}")
+    check_number(gpu_type, -1, b"a type")
     made.gpus, made.gpu_type, made.gpu_memory = gpus, gpu_type, gpu_memory_mib
     made.cores, made.memory, made.nodes = cores, memory_mib, nodes
     made.seats = SEATS if exclusive else 1
@@ -274,8 +280,7 @@ cdef class Cluster:
     def add_kind(self, int gpu_type, int64_t memory_mib):
         cdef Kind *kind
         cdef int32_t row, node
-        if gpu_type < 0:
-            raise ValueError(f"a type is a number from 0, not {gpu_type}")
+        check_number(gpu_type, 0, b"a type")
         check_amount(memory_mib, b"memory_mib")
         if self.kind_total == self.kind_room:
             self.kinds = <Kind *>resized(self.kinds, grown_room(self.kind_room), sizeof(Kind))
@@ -325,8 +330,7 @@ cdef class Cluster:
             raise ValueError(f"a node can be in {NEARNESS} domains, not {len(domains)}")
         for at in range(NEARNESS):
             made.domain[at] = domains[at] if at < len(domains) else -1
-            if made.domain[at] < -1:
-                raise ValueError(f"a domain is a number from 0, or -1 for none, not {made.domain[at]}")
+            check_number(made.domain[at], -1, b"a domain")
         made.labels = NULL
         made.devices = NULL
         made.bins = NULL
@@ -389,8 +393,7 @@ cdef class Cluster:
             device.bin = bin
             device.usable = 1
             for grouping in range(GROUPINGS):
-                if device.group[grouping] < -1:
-                    raise ValueError(f"a group is a number from 0, or -1 for none, not {device.group[grouping]}")
+                check_number(device.group[grouping], -1, b"a group")
         for bin in range(made.bin_total):
             order_groupings(made, bin)
         return 0
@@ -655,8 +658,9 @@ cdef class Cluster:
         cdef int32_t at
         check_time(start_us, b"start_us")
         check_time(end_us, b"end_us")
-        if booking < 1 or end_us <= start_us:
-            raise ValueError("a booking has a number from 1 and ends after its start")
+        check_number(booking, 1, b"a booking")
+        if end_us <= start_us:
+            raise ValueError("a booking ends after its start")
         for at in range(changed.booked.total):
             if changed.booked.items[at].booking == booking:
                 raise ValueError(f"booking {booking} is on node {node} already")
@@ -770,7 +774,7 @@ cdef class Cluster:
         cdef Node *node
         for at in range(self.node_total):
             node = &self.nodes[at]
-            if node.state == GONE or among(at, avoid, avoid_total):
+            if node.state == GONE or among(at, avoid, avoid_total) or not has_labels(node, request):
                 continue
             if request.gpus == 0:
                 most = max(most, node.cores if request.cores else 1)
@@ -1143,7 +1147,7 @@ cdef class Plan:
     cdef Request *request_at(self, int request) except NULL:
         if request != IMAGINED:
             return self.cluster.request_at(request)
-        if self.imagined.split == 0 and self.imagined.seats == 0:
+        if self.imagined.seats == 0:
             raise KeyError("there is no request -1: imagine() makes it")
         return &self.imagined
 
@@ -1153,8 +1157,9 @@ cdef class Plan:
         cdef int32_t *avoided = NULL
         cdef int32_t *allowed = NULL
         cdef int64_t *released = NULL
-        cdef Request *asked = self.request_at(request)
+        cdef Request *asked
         self.check()
+        asked = self.request_at(request)
         if not 1 <= duration_us <= TIME_MAX:
             raise ValueError(f"duration_us must be between 1 and 2**61, not {duration_us}")
         try:

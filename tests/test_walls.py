@@ -251,7 +251,7 @@ GOLDEN: list[tuple[ev.Event, str]] = [
     (
         ev.PolicySet(version=2, policy=Policy(gpu_cost={"H100": 2_000}), by="owner"),
         '{"type":"PolicySet","version":2,"policy":{"order":"fair","strict":false,"reservation_depth":16,'
-        '"examined_max":100000,"assumed_time_limit_s":86400,"half_life_s":604800,"charge_ahead_s":3600,'
+        '"examined_max":100000,"patience_s":86400,"assumed_time_limit_s":86400,"half_life_s":604800,"charge_ahead_s":3600,'
         '"gpu_cost":{"H100":2000},"cores_per_gpu":16,"memory_gb_per_gpu":128,"preemption":true,'
         '"min_runtime_s":60,"preemption_searches_max":8,"retry_backoff_s":1,"retry_backoff_max_s":300,'
         '"topology_labels":["switch","rack"]},"by":"owner"}',

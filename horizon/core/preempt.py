@@ -246,14 +246,27 @@ class Search:
             return None
         nodes = self._fits(chosen)
         assert nodes is not None
+        # It may fit in another place than the one they were chosen for, and need fewer of them to go there.
+        chosen = self._spared(self._there(chosen, nodes), list(nodes))
+        nodes = self._fits(chosen, list(nodes))
+        assert nodes is not None
         jobs = tuple((candidate.job, candidate.lost_gpu_us) for candidate in chosen)
         return Victims(jobs, nodes, self._reason(chosen))
+
+    def _there(self, some: list[Candidate], nodes: tuple[int, ...]) -> list[Candidate]:
+        """Those that hold something on these nodes."""
+        return [
+            candidate
+            for candidate in some
+            if any(self._state.nodes[one.node].index in nodes for one in candidate.job.allocation)
+        ]
 
     def _reason(self, chosen: list[Candidate]) -> str:
         job = self._job
         if all(self._by_priority(candidate.job.priority.rank) for candidate in chosen):
             return f"job {job.number} of {job.spec.user_id} has priority {job.priority.value}"
-        givers = self._accounts_above(self._state.shares[chosen[0].job.share])
+        reclaimed = next(one.job for one in chosen if not self._by_priority(one.job.priority.rank))
+        givers = self._accounts_above(self._state.shares[reclaimed.share])
         account = next(share for share in self._reclaims.values() if share.id not in givers)
         return (
             f"job {job.number} of {job.spec.user_id}: {account.path} holds {self._gpus_of(account.id)} of "
@@ -286,7 +299,7 @@ class Search:
         """Candidates are laid out on their nodes, the least loss first, and a node is looked into once it may
         have enough of them. When a single one loses more than the best set so far, no better set is left."""
         best: list[Candidate] | None = None
-        best_cost, where = -1, -1
+        best_cost = -1
         spots: dict[int, _Spot] = {}
         for candidate in self.candidates:
             if (best is not None and candidate.lost_gpu_us >= best_cost) or self._trials >= TRIALS_MAX:
@@ -302,9 +315,8 @@ class Search:
                 found = self._cheapest_on(index, spot.candidates, best_cost)
                 cost = sum(one.lost_gpu_us for one in found or ())
                 if found is not None and (best is None or cost < best_cost):
-                    best, best_cost, where = found, cost, index
-        # What loses nothing may be in a cheapest set without need.
-        return best if best is None else self._spared(best, [where])
+                    best, best_cost = found, cost
+        return best
 
     def _lacks(self, index: int) -> int:
         """How many GPUs fewer the node will have than wanted once those on their way out are gone."""
@@ -370,7 +382,7 @@ class Search:
     # --- a gang: few, cheap, and none too many --------------------------------------------------------
 
     def _on_several(self) -> list[Candidate] | None:
-        """The smallest part of the cheapest candidates that makes room, less whom it can do without."""
+        """The smallest part of the cheapest candidates that makes room."""
         allowed = self._that_may(self.candidates)
         if self._fits(allowed) is None:
             return None
@@ -381,11 +393,4 @@ class Search:
                 low = middle + 1
             else:
                 high = middle
-        nodes = self._fits(allowed[:high])
-        assert nodes is not None
-        there = [
-            candidate
-            for candidate in allowed[:high]
-            if any(self._state.nodes[one.node].index in nodes for one in candidate.job.allocation)
-        ]
-        return self._spared(there, list(nodes))
+        return allowed[:high]

@@ -8,7 +8,6 @@ of lower priority give way (``core.preempt``). Work per cycle is bounded by coun
 
 from __future__ import annotations
 
-from array import array
 from enum import Enum, auto
 from functools import cached_property
 
@@ -280,7 +279,8 @@ class Round:
             if verdict.hindrance in (Hindrance.ROOM, Hindrance.CLAIM):
                 self.job_verdicts[number] = verdict
                 return number
-            walk.block(job.shape)  # what keeps it is no want of room
+            if not job.avoid:
+                walk.block(job.shape)  # what keeps it is no want of room
         return 0
 
     def _pass_its_like(self, walk: Walk, job: Job, verdict: Verdict) -> None:
@@ -307,17 +307,15 @@ class Round:
 
     def _pass_longer(self, walk: Walk, job: Job, verdict: Verdict) -> None:
         """There is room for what it asks for, but not for as long as it takes: so not for longer either."""
-        shapes, limit_s = self.state.shapes, self._limit_s(self.state.shapes[job.shape])
-        request = shapes[job.shape].request
-        walk.block_many(
-            array(
-                "i",
-                [one for one in self.state.shapes_of[request] if self._limit_s(shapes[one]) >= limit_s],
-            )
-        )
-        known = self.limit_verdicts.get(request)
-        if known is None or limit_s < known[0]:
-            self.limit_verdicts[request] = limit_s, verdict
+        walk.block(job.shape)
+        shape = self.state.shapes[job.shape]
+        if self._known_too_long(shape) is None:
+            self.limit_verdicts[shape.request] = self._limit_s(shape), verdict
+
+    def _known_too_long(self, shape: Shape) -> Verdict | None:
+        """What was found of a job that asks for the same for no longer."""
+        known = self.limit_verdicts.get(shape.request)
+        return None if known is None or self._limit_s(shape) < known[0] else known[1]
 
     def _limit_s(self, shape: Shape) -> int:
         return shape.time_limit_s or self.policy.assumed_time_limit_s
@@ -351,6 +349,9 @@ class Round:
         share = self._over_quota(job)
         if share is not None:
             return Verdict(Hindrance.QUOTA, share)
+        known = self._known_too_long(shape)
+        if known is not None:
+            return known
         duration_us = self.duration_us(job)
         avoid = self.avoided(job, shape.request)
         found = self.plan.place(shape.request, duration_us, avoid)

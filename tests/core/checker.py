@@ -10,6 +10,7 @@ when a cycle found nothing to do, which is when rules of the kind "whoever can, 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -69,6 +70,8 @@ class Job:
     """Whether it is to wait for a moment that no cycle has seen come yet."""
     array: Array_ | None = None
     index: int = 0
+    asks: tuple[Any, ...] = ()
+    """What it asks for: equal for jobs that fit the same nodes."""
     state: str = "Queued"
     attempt: int = 0
     allocation: Allocation = ()
@@ -128,6 +131,7 @@ class Claim:
 
     nodes: tuple[str, ...]
     victims: set[str]
+    """Who holds something there still of those who were on their way out then."""
     asked_at: int
     """Position of the first such event."""
     asked_in: int
@@ -148,6 +152,8 @@ class Cycle:
     """Ranks of the priorities of which it has started one that had waited for too long."""
     requested: list[tuple[Job, Job]] = field(default_factory=list)
     """Whom it asked to stop, and for whom."""
+    last_calls: dict[str, Claim] = field(default_factory=dict)
+    """Claims of jobs for which others had made way by then: it gives them what was freed, or nobody will."""
 
 
 @dataclass(slots=True)
@@ -183,6 +189,14 @@ class Checker:
         """Position of the last event about quotas or the policy."""
         self.made_way: dict[tuple[str, str], tuple[Any, ...]] = {}
         """By (victim, for whom): what the rules looked at when the one made way for the other."""
+        self._free: dict[tuple[str, frozenset[str]], dict[Kind, int]] = {}
+        """Worked out since a job last began or ceased to hold something: free devices of a node, were some
+        jobs gone;"""
+        self._held_by: dict[str, int] = {}
+        """GPUs held by an account and all below it."""
+        self._whole: dict[str, dict[Kind, int]] = {}
+        self._sizes: dict[tuple[Any, tuple[str, ...]], int] = {}
+        """Worked out since the nodes last changed: usable devices of each, and sizes of gangs."""
         self.seen: dict[str, int] = {}
         """How many events of each kind there were, for whoever wants to know what a test has tested."""
 
@@ -212,19 +226,27 @@ class Checker:
 
     def _note_cycle(self, event: ev.Event) -> None:
         number = getattr(event, "cycle", 0)
+        if self.cycle is not None and self.cycle.number != number:
+            self._close_cycle(self.cycle)
         if not number:
-            self.cycle = None
             return
-        if self.cycle is None or self.cycle.number != number:
+        if self.cycle is None:
             if number != self.cycles + 1:
                 self.broken(f"cycle {number} follows cycle {self.cycles}")
             self.cycles = number
             eligible = {job.number: job for job in self.eligible()}
             self.cycle = Cycle(number, event.now_us, eligible)  # type: ignore[attr-defined]
+            self.cycle.last_calls = {id: one for id, one in self.claims.items() if not one.victims}
         if event.now_us != self.cycle.now_us or self.cycle.now_us > self.recorded_at_us:  # type: ignore[attr-defined]
             self.broken("a cycle has one moment, and is recorded after it")
         if event.policy_version != self.policy_version:  # type: ignore[attr-defined]
             self.broken(f"decided by policy {event.policy_version}, not {self.policy_version}")  # type: ignore[attr-defined]
+
+    def _close_cycle(self, cycle: Cycle) -> None:
+        self.cycle = None
+        for id, claim in cycle.last_calls.items():
+            if self.claims.get(id) is claim:
+                del self.claims[id]
 
     def eligible(self) -> Iterator[Job]:
         """The jobs that nothing but their turn and room keeps from starting."""
@@ -266,17 +288,28 @@ class Checker:
 
     def held_devices(self, gone: Collection[str] = ()) -> set[str]:
         """Every device that someone has, on whatever node it is now; releasing ones are held."""
-        holding = [job for job in self.jobs.values() if job.holds and job.id not in gone]
-        return {gpu for job in holding for one in job.allocation for gpu in one.gpu_ids}
+        return {
+            gpu
+            for node in self.nodes.values()
+            for id, placement in node.holds.items()
+            if id not in gone
+            for gpu in placement.gpu_ids
+        }
 
     def free_devices(self, node: Node, gone: Collection[str] = ()) -> dict[Kind, int]:
         """How many of each kind are free on a node, were the jobs in ``gone`` gone."""
-        held = self.held_devices(gone)
-        counts: dict[Kind, int] = {}
-        for device in node.inventory.devices:
-            if device.uuid not in held and device.uuid not in self.failed:
-                counts[kind_of(device)] = counts.get(kind_of(device), 0) + 1
-        return counts
+        key = (node.inventory.name, frozenset(gone))
+        if key not in self._free:
+            self._free[key] = self._usable(node, self.held_devices(gone))
+        return self._free[key]
+
+    def _usable(self, node: Node, but: Collection[str] = ()) -> dict[Kind, int]:
+        """How many devices of each kind a node has, without those that have failed and these."""
+        return Counter(
+            kind_of(device)
+            for device in node.inventory.devices
+            if device.uuid not in but and device.uuid not in self.failed
+        )
 
     def has_room(
         self, spec: JobSpec, part: Part, kind: Kind | None, name: str, gone: Collection[str] = ()
@@ -325,8 +358,14 @@ class Checker:
             for kind in self.kinds(spec)
         )
 
-    def nodes_for(self, spec: JobSpec, avoid: Collection[str] = ()) -> int:
+    def nodes_for(self, job: Job, avoid: tuple[str, ...] = ()) -> int:
         """Over how many nodes the request goes: as it says, else one, else as few as can ever hold it."""
+        key = (job.asks, avoid)
+        if key not in self._sizes:
+            self._sizes[key] = self._nodes_for(job.spec, avoid)
+        return self._sizes[key]
+
+    def _nodes_for(self, spec: JobSpec, avoid: tuple[str, ...]) -> int:
         there = [name for name, node in self.nodes.items() if not node.lost and name not in avoid]
         amount = spec.gpu_count or spec.cpu_cores
         sizes = [spec.nodes] if spec.nodes else range(1, min(len(there), amount) + 1)
@@ -342,19 +381,33 @@ class Checker:
     def _holds_ever(self, spec: JobSpec, part: Part, kind: Kind | None, name: str) -> bool:
         """Whether a node would hold the part if nothing ran on it."""
         inventory = self.nodes[name].inventory
-        usable = [device for device in inventory.devices if device.uuid not in self.failed]
+        if name not in self._whole:
+            self._whole[name] = self._usable(self.nodes[name])
         return (
             labelled(spec, inventory)
-            and sum(kind_of(device) == kind for device in usable) >= part.gpus
+            and (not part.gpus or (kind is not None and self._whole[name].get(kind, 0) >= part.gpus))
             and inventory.cpu_cores >= part.cores
             and inventory.memory_mib >= part.memory_mib
         )
+
+    def _nodes_are_others(self) -> None:
+        """What was worked out of the nodes as they were is worked out anew."""
+        self._sizes.clear()
+        self._whole.clear()
+        self._free.clear()
+
+    def _holds_are_others(self) -> None:
+        self._free.clear()
+        self._held_by.clear()
 
     # --- accounts -----------------------------------------------------------------------------------------
 
     def gpus_held(self, account: str) -> int:
         """What an account and all below it hold; what is being released is held."""
-        return sum(job.gpus for job in self.jobs.values() if job.holds and within(job.spec.account, account))
+        if account not in self._held_by:
+            holding = [job for job in self.jobs.values() if job.holds]
+            self._held_by[account] = sum(job.gpus for job in holding if within(job.spec.account, account))
+        return self._held_by[account]
 
     # --- jobs: coming and going ---------------------------------------------------------------------------
 
@@ -377,6 +430,7 @@ class Checker:
             id, number, spec, spec.priority, spec.time_limit_s, spec.hold, self.recorded_at_us,
             spec.begin_at_us, waits,
         )  # fmt: skip
+        job.asks = request_of(spec)
         job.changed_at = self.position
         self.jobs[id] = self.numbered[number] = job
         return job
@@ -488,10 +542,12 @@ class Checker:
         cycle = self.cycle
         assert cycle is not None
         self._check_may_start(job, event)
+        if event.cause is ev.Cause.PREEMPTION:
+            self._check_others_made_way(job, event)
         self._check_turn(cycle, job, event)
         self._check_request(job, event)
         for placement in event.allocation:
-            self._check_placement(job, placement, event.now_us)
+            self._check_placement(job, placement, event)
         if self._over_quota(job):
             self.broken(f"job {job.number} makes an account hold more GPUs than it may")
         if self._array_full(job):
@@ -504,6 +560,7 @@ class Checker:
         job.expected_us = self.planned_end_us(job, self.recorded_at_us)
         for placement in event.allocation:
             self.nodes[placement.node].holds[job.id] = placement
+        self._holds_are_others()
         self.claims.pop(job.id, None)
         cycle.eligible.pop(job.number, None)
         for id in kept:
@@ -522,6 +579,11 @@ class Checker:
         if self.is_array(job):
             self.broken(f"job {job.number} stands for its tasks and was started itself")
 
+    def _check_others_made_way(self, job: Job, event: ev.JobScheduled) -> None:
+        claim = self.claims.get(job.id)
+        if claim is None or not {one.node for one in event.allocation} <= set(claim.nodes):
+            self.broken(f"job {job.number} was started first where nobody made way for it")
+
     def _check_turn(self, cycle: Cycle, job: Job, event: ev.JobScheduled) -> None:
         """Within a cycle priorities fall, in each first comes who has waited for too long, then ranks grow,
         and nobody passes one just like him."""
@@ -538,10 +600,10 @@ class Checker:
             cycle.elders.add(job.priority.rank)
         like = self._likeness(job)
         for other in cycle.eligible.values():
-            if other.number < job.number and self._likeness(other) == like and not by_age:
-                self.broken(f"job {job.number} passed job {other.number}, which is just like it")
             if event.cause is ev.Cause.PREEMPTION:
                 continue
+            if other.number < job.number and self._likeness(other) == like and not by_age:
+                self.broken(f"job {job.number} passed job {other.number}, which is just like it")
             if self._strictly_before(cycle, other, job) and not self._out_of_play(other):
                 self.broken(f"job {job.number} passed job {other.number} under strict order")
 
@@ -579,7 +641,7 @@ class Checker:
     def _only_lacks_room(self, job: Job) -> bool:
         """Whether it would start if all that run were gone."""
         avoided = self._avoided(job)
-        nodes = self.nodes_for(job.spec, avoided)
+        nodes = self.nodes_for(job, avoided)
         there = [name for name, node in self.nodes.items() if not (node.lost or node.cordoned)]
         open_ones = [name for name in there if name not in avoided]
         return (
@@ -595,24 +657,9 @@ class Checker:
 
     def _likeness(self, job: Job) -> tuple[Any, ...]:
         """Equal for jobs that may start, or may not, together."""
-        spec = job.spec
         limited = job.array if job.array and job.array.job.spec.array.limit else None  # type: ignore[union-attr]
-        return (
-            spec.gpu_count,
-            (spec.gpu_type or "").lower(),
-            spec.gpu_memory_mib,
-            spec.cpu_cores,
-            spec.memory_mib,
-            spec.nodes,
-            spec.exclusive,
-            tuple(sorted(spec.constraints.items())),
-            job.time_limit_s,
-            spec.account,
-            spec.user_id,
-            job.priority,
-            id(limited),
-            job.avoid,
-        )
+        owner = (job.spec.account, job.spec.user_id)
+        return (job.asks, job.time_limit_s, owner, job.priority, id(limited), job.avoid)
 
     def _strictly_before(self, cycle: Cycle, one: Job, other: Job) -> bool:
         """Whether the one comes before the other, and the policy lets nobody pass: said where it is easily
@@ -627,7 +674,7 @@ class Checker:
 
     def _out_of_play(self, job: Job) -> bool:
         """Whether no room in the world would let it start now: it is no reason to keep others waiting."""
-        return self._kept_by_a_limit(job) or not self.nodes_for(job.spec)
+        return self._kept_by_a_limit(job) or not self.nodes_for(job)
 
     def _kept_by_a_limit(self, job: Job) -> bool:
         """Whether its accounts or its array hold as much as they may, with what others make way for."""
@@ -657,7 +704,7 @@ class Checker:
         for part, one in zip(split(spec, nodes), allocation, strict=True):
             if (len(one.gpu_ids), one.cpu_cores, one.memory_mib) != (part.gpus, part.cores, part.memory_mib):
                 self.broken(f"job {job.number} was given {one}, not {part}")
-        wanted_nodes = self.nodes_for(spec, self._avoided(job))
+        wanted_nodes = self.nodes_for(job, self._avoided(job))
         if nodes != wanted_nodes:
             self.broken(f"job {job.number} was put on {nodes} nodes, not {wanted_nodes}")
         found = {kind_of(self._device(one.node, gpu)) for one in allocation for gpu in one.gpu_ids}
@@ -668,7 +715,7 @@ class Checker:
 
     def _avoided(self, job: Job) -> tuple[str, ...]:
         """The nodes it stays away from: those where it failed, if elsewhere it is split over no more."""
-        alike = self.nodes_for(job.spec, job.avoid) == self.nodes_for(job.spec)
+        alike = self.nodes_for(job, job.avoid) == self.nodes_for(job)
         return job.avoid if job.avoid and alike else ()
 
     def _device(self, name: str, uuid: str) -> Device:
@@ -678,10 +725,11 @@ class Checker:
         self.broken(f"device {uuid} is not on node {name}")
         raise AssertionError
 
-    def _check_placement(self, job: Job, placement: Placement, now_us: int) -> None:
+    def _check_placement(self, job: Job, placement: Placement, event: ev.JobScheduled) -> None:
         """The node may be used, by this job and until it is planned to end, and has what was given."""
         name = placement.node
-        if name in self._avoided(job):
+        # Where others have made way for it, it goes, though there may be other nodes again.
+        if name in self._avoided(job) and event.cause is not ev.Cause.PREEMPTION:
             self.broken(f"job {job.number} was put on {name}, where it failed before")
         for gpu in placement.gpu_ids:
             if gpu in self.failed:
@@ -693,7 +741,7 @@ class Checker:
         part = Part(0, placement.cpu_cores, placement.memory_mib)
         if not self.has_room(job.spec, part, None, name):
             self.broken(f"job {job.number} was put on {name}, which is closed, lacks labels or has no room")
-        for booking in self._in_the_way(job, name, now_us):
+        for booking in self._in_the_way(job, name, event.now_us):
             self.broken(f"job {job.number} runs into booking {booking.booking} of {name}")
 
     def planned_end_us(self, job: Job, start_us: int) -> int:
@@ -751,6 +799,7 @@ class Checker:
         job.lost += event.cause in (ev.RequeueCause.LOST, ev.RequeueCause.DEVICE)
         job.stop = job.stopped_by = ""
         job.reserved = False
+        job.held = job.array is not None and job.array.job.held
         job.avoid = job.avoid + tuple(name for name in event.avoid if name not in job.avoid)
         job.changed_at = self.position
         if event.not_before_us > self.recorded_at_us:
@@ -794,6 +843,7 @@ class Checker:
         job.holds = False
         for placement in job.allocation:
             del self.nodes[placement.node].holds[job.id]
+        self._holds_are_others()
         for claim in self.claims.values():
             claim.victims.discard(job.id)
 
@@ -812,11 +862,12 @@ class Checker:
         if not any(one.node in event.nodes for one in victim.allocation):
             self.broken(f"job {victim.number} is to make way where it is not")
         claim = self.claims.get(by.id)
-        if claim is None or (claim.nodes != event.nodes and claim.asked_in != event.cycle):
+        if claim is None or claim.asked_in != event.cycle:
             claim = self.claims[by.id] = Claim(event.nodes, set(), self.position, event.cycle)
         if claim.nodes != event.nodes:
             self.broken(f"job {by.number} is to start on {claim.nodes} and on {event.nodes}")
-        claim.victims.add(victim.id)
+        there = {id for name in event.nodes for id in self.nodes[name].holds}
+        claim.victims |= {id for id in there if self._is_leaving(self.jobs[id])}
         cycle.requested.append((victim, by))
         self._check_right(victim, by)
         self._check_no_quarrel(victim, by)
@@ -905,6 +956,8 @@ class Checker:
         changes = [self.changed_at, job.changed_at, *(self.nodes[name].shaken_at for name in claim.nodes)]
         if not self.may_start(job) or max(changes) > claim.asked_at:
             return False
+        if any(self._in_the_way(job, name, self.recorded_at_us) for name in claim.nodes):
+            return False
         if self._over_quota(job) or self._array_full(job):
             return False
         return self._could_start(job, claim.nodes, gone)
@@ -950,9 +1003,15 @@ class Checker:
     def at_rest(self, now_us: int, reservations: Reservations) -> None:
         """A cycle at this moment decided nothing: whatever time alone brings has been dealt with, and
         whoever still waits has no room."""
+        if self.cycle is not None:
+            self._close_cycle(self.cycle)
         self._check_nothing_due(now_us)
         for id, claim in self.claims.items():
-            if not claim.victims and self._claim_holds(id, ()):
+            # What is kept for another may be more than is there until all are gone who make way for him.
+            alone = not any(
+                set(claim.nodes) & set(one.nodes) for one in self.claims.values() if one is not claim
+            )
+            if alone and not claim.victims and self._claim_holds(id, ()):
                 self.broken(f"others made way for job {self.jobs[id].number}, and it does not start")
         waiting = sorted(self.eligible(), key=lambda job: (-job.priority.rank, job.number))
         if len(waiting) > self.policy.examined_max:
@@ -1013,7 +1072,7 @@ class Checker:
                 for name in self.nodes
                 if name not in kept and name not in avoided and not self._in_the_way(job, name, now_us)
             ]
-            nodes, spec = self.nodes_for(job.spec, avoided), job.spec
+            nodes, spec = self.nodes_for(job, avoided), job.spec
             if nodes and self.fits(
                 spec, nodes, among, lambda part, kind, name, spec=spec: self.has_room(spec, part, kind, name)
             ):
@@ -1033,7 +1092,7 @@ class Checker:
         most = [self.quotas.get(account, (-1, 0))[0] for account in upwards(job.spec.account)]
         return (
             job.held
-            or self.nodes_for(job.spec) == 0
+            or self.nodes_for(job) == 0
             or any(0 <= bound < job.spec.gpu_count for bound in most)
             or not all(self.met(one) for one in job.spec.depends_on)
         )
@@ -1041,11 +1100,13 @@ class Checker:
     # --- nodes, accounts, the system ----------------------------------------------------------------------
 
     def _node_registered(self, event: ev.NodeRegistered | ev.NodeChanged) -> None:
+        self._nodes_are_others()
         node = self.nodes.setdefault(event.node, Node(event.inventory))
         node.inventory, node.lost = event.inventory, False
         node.shaken_at = self.position
 
     def _node_lost(self, event: ev.NodeLost) -> None:
+        self._nodes_are_others()
         self.nodes[event.node].lost = True
         self.nodes[event.node].shaken_at = self.position
 
@@ -1061,10 +1122,12 @@ class Checker:
         node.cordoned, node.draining, node.drain_by_us = False, False, 0
 
     def _device_failed(self, event: ev.DeviceFailed) -> None:
+        self._nodes_are_others()
         self.failed.add(event.device)
         self.nodes[event.node].shaken_at = self.position
 
     def _device_recovered(self, event: ev.DeviceRecovered) -> None:
+        self._nodes_are_others()
         if event.device not in self.failed:
             self.broken(f"device {event.device} recovered, and it had not failed")
         self.failed.discard(event.device)
@@ -1108,6 +1171,19 @@ def wanted(spec: JobSpec, kind: Kind) -> bool:
 
 def labelled(spec: JobSpec, inventory: Inventory) -> bool:
     return all(inventory.labels.get(key) == value for key, value in spec.constraints.items())
+
+
+def request_of(spec: JobSpec) -> tuple[Any, ...]:
+    return (
+        spec.gpu_count,
+        (spec.gpu_type or "").lower(),
+        spec.gpu_memory_mib,
+        spec.cpu_cores,
+        spec.memory_mib,
+        spec.nodes,
+        spec.exclusive,
+        tuple(sorted(spec.constraints.items())),
+    )
 
 
 def split(spec: JobSpec, nodes: int) -> list[Part]:

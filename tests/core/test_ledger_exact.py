@@ -21,6 +21,7 @@ from horizon.core import events as ev
 from horizon.core.model import Placement
 from horizon.core.policy import Policy
 from horizon.core.state import State
+from tests.core.checker import task_id
 from tests.core.spec import SECOND, World, given, node
 from tests.core.worlds import Life
 
@@ -65,11 +66,12 @@ class Ledger:
             case ev.NodeRegistered() | ev.NodeChanged():
                 self._types |= {one.uuid: one.gpu_type.lower() for one in event.inventory.devices}
             case ev.JobSubmitted():
-                self._paths[event.job_id] = f"{event.spec.account}/{event.spec.user_id}"
+                array = event.spec.array
+                tasks = sum(len(one.indices) for one in array.ranges) if array is not None else 0
+                for id in (event.job_id, *(task_id(event.job_id, place) for place in range(tasks))):
+                    self._paths[id] = f"{event.spec.account}/{event.spec.user_id}"
             case ev.JobScheduled():
-                # A task's id begins with that of its array, and its owner is the array's.
-                path = next(path for id, path in self._paths.items() if event.job_id.startswith(id))
-                charge = Charge(path, self._rate(event.allocation), at_us)
+                charge = Charge(self._paths[event.job_id], self._rate(event.allocation), at_us)
                 self._open[event.job_id] = charge
                 self.charges.append(charge)
             case ev.AllocationReleased():

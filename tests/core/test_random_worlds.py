@@ -1,10 +1,11 @@
-"""Random lives under audit: a few hundred here, thousands every night (``make nightly``)."""
+"""Random lives under audit: a hundred or two here, thousands every night (``make nightly``)."""
 
 from __future__ import annotations
 
 import random
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
 
 import msgspec
 import pytest
@@ -12,25 +13,31 @@ import pytest
 from horizon.core import events as ev
 from horizon.core.model import JobState
 from tests.core.checker import Broken, Checker
-from tests.core.worlds import live
+from tests.core.worlds import Life, live
 
-LIVES = 200
+LIVES = 120
 A_BATCH = 10
-SEEDS = range(LIVES)
+WELL_KNOWN = 60
+"""So many of them are looked at in other ways, too."""
+
+
+@cache
+def known(seed: int) -> Life:
+    return live(seed)
 
 
 @pytest.mark.parametrize("first", range(0, LIVES, A_BATCH))
 def test_the_rules_hold_through_random_lives(first: int) -> None:
     for seed in range(first, first + A_BATCH):
-        live(seed)
+        known(seed) if seed < WELL_KNOWN else live(seed)
 
 
 def test_random_lives_make_every_move_and_see_every_kind_of_event() -> None:
     """What never happens in them is not tested by them."""
     moves: set[tuple[JobState, JobState]] = set()
     seen: Counter[str] = Counter()
-    for seed in range(60):
-        life = live(seed)
+    for seed in range(WELL_KNOWN):
+        life = known(seed)
         moves |= life.world.moves
         seen.update(life.checker.seen)
     q, s, r, p = JobState.QUEUED, JobState.SCHEDULED, JobState.RUNNING, JobState.PREEMPTED
@@ -92,9 +99,10 @@ def test_the_checker_sees_a_forged_log(forgery: str) -> None:
     kind, forge = FORGERIES[forgery]
     rng = random.Random(forgery)
     tried = 0
-    for seed in range(40):
-        log = live(seed).world.log
-        for at in rng.sample(places(log, kind), min(2, len(places(log, kind)))):
+    for seed in range(0, WELL_KNOWN, 4):
+        log = known(seed).world.log
+        where = places(log, kind)[:-1]  # nobody misses a last job that was never heard of again
+        for at in rng.sample(where, min(2, len(where))):
             tried += 1
             with pytest.raises(Broken):
                 read(forge(log, at))
@@ -105,3 +113,4 @@ def read(log: Log) -> None:
     checker = Checker()
     for recorded in log:
         checker.see(recorded)
+    checker.at_the_end()

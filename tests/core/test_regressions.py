@@ -47,6 +47,17 @@ def test_a_job_whose_time_is_up_as_its_node_is_to_be_empty_has_used_up_its_time(
     world.ended(exit=BAD).is_(JobState.FAILED)
 
 
+def test_nobody_makes_way_on_a_node_where_nobody_is_to_start() -> None:
+    a, b = node("a", 2, cpu_cores=4, labels={"disk": "ssd"}), node("b", 3, cpu_cores=4)
+    world = given(b, a).policy(min_runtime_s=0)
+    running(world, gpu_count=0, cpu_cores=4, constraints={"disk": "ssd"}, preemptible=True)
+    running(world, gpu_count=4, nodes=2, preemptible=True)
+    running(world, gpu_count=1)
+    world.later(5).submit(gpu_count=2, cpu_cores=4, priority=HIGH).cycle()
+    assert asked_to_stop(world) == [(2, ev.PreemptionRequested)]
+    assert [claim.nodes for claim in world.state.claims.values()] == [("b",)]
+
+
 # --- those for whom others make way -------------------------------------------------------------------
 
 
@@ -140,6 +151,67 @@ def test_under_a_strict_order_nobody_passes_the_job_for_which_others_make_way() 
     world.submit(gpu_count=4, priority=HIGH).submit(gpu_count=1).cycle()
     assert asked_to_stop(world) == [(1, ev.PreemptionRequested)]
     world.then_no_start().cycle().then_no_start()
+
+
+def test_what_others_made_way_for_is_kept_until_all_are_gone_who_were_to_go() -> None:
+    world = given(node(gpus=2, cpu_cores=4)).policy(min_runtime_s=0)
+    running(world, gpu_count=0, cpu_cores=4, time_limit_s=10)
+    running(world, gpu_count=2, preemptible=True)
+    world.later(10).submit(gpu_count=2, cpu_cores=4, priority=HIGH).cycle()
+    assert asked_to_stop(world) == [(1, ev.TimeLimitReached), (2, ev.PreemptionRequested)]
+    world.ended(2, BAD).submit(gpu_count=2, priority=Priority.LOW, time_limit_s=5).cycle().then_no_start()
+    world.ended(1, BAD).cycle()
+    assert world.starts() == [3]
+    world.check()
+
+
+def test_who_could_not_take_what_was_freed_for_him_has_no_right_to_it_for_ever() -> None:
+    world = given(node("a", 2), node("b", 1)).policy(min_runtime_s=0)
+    running(world, gpu_count=2, preemptible=True)
+    world.submit(gpu_count=2, priority=HIGH).cycle()
+    assert asked_to_stop(world) == [(1, ev.PreemptionRequested)]
+    world.when(cmd.CordonNode("a")).ended(1, BAD).submit(gpu_count=1).cycle()
+    assert world.starts() == [3]
+    world.submit(gpu_count=2, priority=Priority.URGENT).when(cmd.ResumeNode("a")).cycle()
+    assert world.starts() == [4]
+    world.check()
+
+
+def test_what_one_gives_by_his_priority_and_another_by_the_guarantee_has_a_reason() -> None:
+    world = given(node(gpus=2)).policy(min_runtime_s=0).when(cmd.SetShare("a", guaranteed_gpus=3))
+    running(world, account="b", gpu_count=1, preemptible=True).later(5)
+    running(world, account="a", gpu_count=1, preemptible=True, priority=Priority.LOW)
+    world.submit(account="a", gpu_count=2).cycle()
+    assert asked_to_stop(world) == [(2, ev.PreemptionRequested), (1, ev.PreemptionRequested)]
+    reasons = {event.reason for event in world.happened if isinstance(event, ev.PreemptionRequested)}
+    assert reasons == {"job 3 of alice: a holds 1 of the 3 GPUs that it is guaranteed"}
+
+
+# --- patience -----------------------------------------------------------------------------------------
+
+
+def test_who_came_early_but_waits_only_now_does_not_hide_those_who_have_waited_for_too_long() -> None:
+    world = running(given(node(gpus=1)).policy(patience_s=100), user_id="bob")
+    world.submit("alice", begin_at_us=world.now_us + 200_000_000).submit("alice").later(200).cycle()
+    world.later(50).ended().cycle()
+    assert world.starts() == [3]
+
+
+def test_an_elder_who_stays_away_from_where_he_failed_does_not_hide_those_who_need_not() -> None:
+    world = given(node("a", 1), node("b", 1)).policy(patience_s=100, retry_backoff_s=0)
+    running(world, max_retries=1).ended(exit=BAD).when(cmd.CordonNode("b")).submit("bob").cycle()
+    assert world.starts() == [2]
+    world.submit("alice").submit("carol").later(200).cycle()
+    first = world.last_cycle.reservations[0]
+    assert (first.number, first.rank) == (3, 0)
+
+
+def test_under_a_strict_order_nobody_passes_who_has_waited_for_too_long() -> None:
+    world = running(given(node(gpus=2)).policy(strict=True, patience_s=100)).later(1_000).ended()
+    running(world, user_id="bob").submit("alice", gpu_count=2).later(100).submit("carol")
+    world.cycle().then_no_start()
+    world.ended(2).cycle()
+    assert world.starts() == [3]
 
 
 # --- what may be asked --------------------------------------------------------------------------------

@@ -90,6 +90,8 @@ class Life:
         self.quick = self.rng.random() < 0.6
         """Whether attempts start as soon as they are placed and stop as soon as they are asked to."""
         self.refusals: Counter[str] = Counter()
+        self.cycles = 0
+        """Cycles decided, those that decided nothing included; each was decided twice."""
 
     # --- the course of a life -----------------------------------------------------------------------------
 
@@ -237,7 +239,7 @@ class Life:
                 job = self.world.state.jobs[event.job_id]
                 if job.started_at_us != job.scheduled_at_us:
                     self.head = None
-            case ev.NodeEvent() | ev.BookingMade():
+            case ev.NodeEvent() | ev.DeviceFailed() | ev.BookingMade():
                 self.head = None
         if isinstance(event, STOPS):
             self.head = None
@@ -291,6 +293,7 @@ class Life:
     def _decided_twice(self) -> Cycle:
         cycle = schedule(self.world.state, self.world.now_us)
         again = schedule(self.twin, self.world.now_us)
+        self.cycles += 1
         assert again.events == cycle.events, f"decided otherwise on the folded log: {again.events}"
         self._check_head(cycle)
         return cycle
@@ -594,12 +597,13 @@ def story(life: Life, last: int = 30) -> str:
     return "\n".join(lines)
 
 
-def _try(task: tuple[int, int]) -> tuple[int, str, dict[str, int]]:
+def _try(task: tuple[int, int]) -> tuple[str, dict[str, int], int]:
+    """What went wrong, if anything; events by kind, and cycles."""
     try:
         life = live(*task)
     except AssertionError as error:
-        return task[0], str(error), {}
-    return task[0], "", life.checker.seen
+        return str(error), {}, 0
+    return "", life.checker.seen, life.cycles
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -619,10 +623,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _live_all(tasks: list[tuple[int, int]], processes: int | None) -> int:
     """Exit status 1 when a rule broke; the rest of the lives are lived all the same."""
-    broken, seen, began = Counter[str](), Counter[str](), time.monotonic()
+    broken, seen, cycles, began = Counter[str](), Counter[str](), 0, time.monotonic()
     with Pool(min(processes or 64, len(tasks)) if processes else None) as pool:
-        for done, (_, trouble, kinds) in enumerate(pool.imap_unordered(_try, tasks, chunksize=4), start=1):
+        for done, result in enumerate(pool.imap_unordered(_try, tasks, chunksize=4), start=1):
+            trouble, kinds, decided = result
             seen.update(kinds)
+            cycles += decided
             if trouble:
                 headline = trouble.partition("\n")[0]
                 kind = re.sub(r"\d+", "N", headline)
@@ -633,7 +639,8 @@ def _live_all(tasks: list[tuple[int, int]], processes: int | None) -> int:
     print(", ".join(f"{kind} {count}" for kind, count in sorted(seen.items())))
     for kind, count in broken.most_common():
         print(f"{count:6} {kind}")
-    print(f"{len(tasks)} lives of {seen.total()} events: {broken.total()} broke a rule")
+    whole = len(tasks) - broken.total()
+    print(f"{whole} lives of {seen.total()} events and {cycles} cycles; {broken.total()} more broke a rule")
     return broken.total() > 0
 
 

@@ -201,7 +201,7 @@ def test_cores_and_memory_may_become_negative(cluster: Any) -> None:
     ids=["cores", "memory"],
 )
 def test_a_request_for_none_of_something_is_not_stopped_by_its_lack(
-    cluster: Any, short: dict[str, int]
+    cluster: Any, short: dict[str, Any]
 ) -> None:
     node = add(cluster, 1, cores=2)
     hold(cluster, node, 1, **short)
@@ -335,6 +335,13 @@ def test_so_many_sizes_are_tried_from_the_first_for_which_a_node_has_the_devices
     ]
 
 
+def test_nodes_without_the_labels_do_not_count_for_which_sizes_are_tried(cluster: Any) -> None:
+    add(cluster, 1000)
+    for _ in range(100):
+        add(cluster, 1, labels=(1,))
+    assert cluster.nodes_for(ask(cluster, 100, labels=(1,))) == 100
+
+
 def test_how_many_nodes_follows_what_there_is(cluster: Any) -> None:
     add(cluster, 4)
     four = ask(cluster, 4)
@@ -370,10 +377,20 @@ def test_of_equally_tight_nodes_the_one_whose_devices_are_closest_is_used(cluste
     add(cluster, [(0, 0, 0, 0), (0, 0, 0, 0)])  # and one PCIe root
     add(cluster, 2)  # nothing known is as good
     two = ask(cluster, 2)
-    chosen = []
+    chosen: list[int] = []
     for _ in range(5):
         chosen += nodes_of(placed(cluster, two, avoid=chosen))
     assert chosen == [3, 4, 2, 1, 0]
+
+
+def test_devices_that_are_broken_count_for_no_group(cluster: Any) -> None:
+    add(cluster, [(0, 0, 0, 0), (0, 1, 0, 0)])
+    other = add(cluster, [(0, 0, 0, 0), (0, 0, 0, 0), (0, 1, 0, 0)])
+    cluster.set_device(other, 2, False)
+    assert nodes_of(placed(cluster, ask(cluster, 2))) == [other]
+    cluster.set_device(other, 2, True)
+    cluster.set_device(other, 1, False)
+    assert nodes_of(placed(cluster, ask(cluster, 2))) == [0]
 
 
 def test_link_groups_come_before_numa_nodes_and_those_before_pcie_roots(cluster: Any) -> None:
@@ -394,6 +411,18 @@ def test_the_topology_of_so_many_equally_tight_nodes_is_compared_and_no_more(clu
     assert nodes_of(placed(cluster, ask(cluster, 2), avoid=[last])) == [beyond]
     cluster.set_node(last, 64, 1000, far)
     assert nodes_of(placed(cluster, ask(cluster, 2))) == [0]
+
+
+@pytest.mark.parametrize("more", [0, 255])
+def test_nodes_that_are_less_tight_are_not_among_those_whose_topology_is_compared(
+    cluster: Any, more: int
+) -> None:
+    for _ in range(_placement.TOPOLOGY_TRIED):
+        add(cluster, [(0, 0, 0, 0)] * (more + 4))
+    for last in (1, 1, 0):
+        tightest = add(cluster, [(0, 0, 0, 0)] * (more + 1) + [(0, last, last, last)])
+    assert nodes_of(placed(cluster, ask(cluster, more + 2), only=range(len(cluster)))) == [tightest]
+    assert nodes_of(placed(cluster, ask(cluster, more + 2))) == [tightest]
 
 
 def test_topology_is_compared_on_so_many_nodes_of_each_kind(cluster: Any) -> None:
@@ -885,6 +914,34 @@ def test_what_fits_if_some_jobs_were_gone_is_told_and_nothing_is_changed(cluster
     assert plan.fits(four, HOUR_US) is None
 
 
+def test_what_fits_over_reservations_is_told_as_if_there_were_none_and_can_be_claimed(cluster: Any) -> None:
+    node = add(cluster, 4)
+    hold(cluster, node, 1, (0,), end_us=NOW_US + 10)
+    plan, three, four = cluster.plan(NOW_US), ask(cluster, 3), ask(cluster, 4)
+    plan.earliest(four, HOUR_US)
+    plan.reserve()
+    plan.place(ask(cluster, 1), 10)
+    plan.take()
+    assert plan.fits(three, 20) is None
+    assert plan.fits(three, 20, over_reserved=True) is None  # what the plan took still counts
+    assert plan.fits(three, 20, gone=[1]) is None
+    assert plan.fits(three, 20, gone=[1], over_reserved=True) == (node,)
+    plan.claim()
+    assert plan.fits(three, 20, gone=[1], over_reserved=True) is None  # and so does what it claimed
+    assert plan.earliest(ask(cluster, 1), 1) == (NOW_US + HOUR_US + 10, (node,))
+
+
+def test_over_reservations_a_node_is_as_tight_as_without_them(cluster: Any) -> None:
+    for devices in (3, 4):
+        add(cluster, devices)
+    plan, one = cluster.plan(NOW_US), ask(cluster, 1)
+    assert plan.earliest(ask(cluster, 2, exclusive=True), 10, avoid=[0]) == (NOW_US, (1,))
+    plan.reserve()
+    assert (plan.fits(one, 1), plan.fits(one, 1, over_reserved=True)) == ((0,), (0,))
+    assert plan.fits(one, 1, only=[1], over_reserved=True) == (1,)
+    assert plan.fits(one, 1, only=[1]) is None
+
+
 def test_a_job_that_is_gone_leaves_its_seats_too(cluster: Any) -> None:
     add(cluster, 2)
     hold(cluster, 0, 1, exclusive=True)
@@ -1082,10 +1139,10 @@ def test_what_a_job_holds_of_several_kinds_comes_back_together(cluster: Any) -> 
 def test_devices_that_are_free_first_help_nobody_who_lacks_cores_memory_or_the_node_alone(
     cluster: Any,
 ) -> None:
-    for node, (amounts, end_us) in enumerate([({"cores": 60}, 30), ({"memory_mib": 990}, 20), ({}, 40)]):
+    for node, (cores, memory_mib, end_us) in enumerate([(60, 0, 30), (0, 990, 20), (0, 0, 40)]):
         add(cluster, 2)
         hold(cluster, node, 1, (0, 1), end_us=NOW_US + 10)
-        hold(cluster, node, 2, end_us=NOW_US + end_us, **amounts)
+        hold(cluster, node, 2, (), cores, memory_mib, end_us=NOW_US + end_us)
     wanted = [
         ask(cluster, 2),
         ask(cluster, 2, cores=5, memory_mib=11),
@@ -1334,6 +1391,15 @@ def test_what_a_plan_gives_away_now_is_idle_no_longer(cluster: Any) -> None:
     assert cluster.plan(NOW_US).idle()
 
 
+def test_a_device_that_is_free_is_not_idle_when_more_than_that_is_claimed(cluster: Any) -> None:
+    add(cluster, 4)
+    hold(cluster, 0, 1, (0, 1))
+    plan = cluster.plan(NOW_US)
+    assert plan.fits(ask(cluster, 3), 1, gone=[1]) == (0,)
+    plan.claim()
+    assert not plan.idle()
+
+
 # --------------------------------------------------------------------------------------- what may not be
 
 HUGE = 2**63 - 1
@@ -1396,6 +1462,12 @@ def test_the_largest_of_everything_is_taken_as_it_is(module: Any) -> None:
     (("add_request", 1, -1, 0, 0, -1, 0, False), ValueError),
     (("add_request", 1, -1, 0, 0, 0, -1, False), ValueError),
     (("add_request", 1, -1, 0, 0, 0, 0, False, [-1]), ValueError),
+    (("add_request", 1, -1, 0, 0, 0, 2, False), ValueError),
+    (("add_kind", 2**30 + 1, 0), ValueError), (("set_node", 0, 1, 1, [(0, 2**30 + 1, 0, 0)]), ValueError),
+    (("set_node", 0, 1, 1, [], [2**30 + 1]), ValueError), (("book", 0, 2**30 + 1, 0, 1), ValueError),
+    (("set_node", 0, 1, 1, [], [], [2**30 + 1]), ValueError),
+    (("add_request", 1, 2**30 + 1, 0, 0, 0, 0, False), ValueError),
+    (("add_request", 1, -1, 0, 0, 0, 0, False, [2**30 + 1]), ValueError),
     (("add_request", HUGE, -1, 0, 0, 0, 0, False), (ValueError, OverflowError)),
     (("nodes_for", 1), KeyError), (("nodes_for", -1), KeyError), (("nodes_for", 0, [9]), KeyError),
     (("nodes_for", 0, [-1]), KeyError), (("plan", -1), ValueError), (("plan", HUGE), ValueError),
@@ -1458,5 +1530,6 @@ def test_a_node_takes_memory_by_what_it_has_and_gives_it_back() -> None:
 
 
 def test_a_plan_is_made_by_a_cluster_only() -> None:
-    with pytest.raises(TypeError):
-        _placement.Plan().place(0, 1)
+    for question in (lambda: _placement.Plan().take(), lambda: _placement.Plan().place(0, 1)):
+        with pytest.raises(TypeError):
+            question()

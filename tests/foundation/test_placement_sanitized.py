@@ -1,4 +1,4 @@
-"""The random calls to placement again under the sanitizers, and its memory, which must not grow."""
+"""What is said of placement once more under the sanitizers, and its memory, which must not grow."""
 
 from __future__ import annotations
 
@@ -50,8 +50,10 @@ def once():
 """
 
 
-def test_random_calls_are_clean_under_the_sanitizers(tmp_path_factory: pytest.TempPathFactory) -> None:
-    assert plays_clean(tmp_path_factory, "_placement", "tests.foundation.test_placement_twins", "Cluster")
+def test_sentences_and_random_calls_are_clean_under_the_sanitizers(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    assert plays_clean(tmp_path_factory, "_placement", "Cluster")
 
 
 @reads_memory

@@ -200,8 +200,8 @@ class Play:
 
     def add_request(self) -> None:
         if self.requests < 40:
-            self.pair("add_request", *self.wanted())
-            self.requests += 1
+            answer = self.pair("add_request", *self.wanted())
+            self.requests += isinstance(answer, int)
 
     def wanted(self) -> tuple[Any, ...]:
         gpus = self.random.choice([0, 1, 1, 2, 3, 4, 5, 8, 11, 20])
@@ -209,7 +209,7 @@ class Play:
             gpus = self.random.choice([64, 65, 70, 130, 254, 255, 256, 298, 300])
         nodes = self.random.choice([0, 0, 1, 2, 3, 4, 5])
         return (
-            max(gpus, nodes) if gpus else 0,
+            max(gpus, nodes) if gpus and self.often(0.98) else gpus,
             self.random.choice([-1, -1, 0, 1]),
             self.random.choice([0, 0, 40, 41]),
             self.random.choice([0, 1, 3, 8, 20]),
@@ -232,11 +232,12 @@ class Play:
         assert plans.compiled.now_us == self.now_us
         started: list[tuple[Any, int, Any]] = []
         steps: dict[Callable[[Pair], Any], int] = {
-            self.place: 8, self.earliest: 6, self.fits: 3, self.idle: 1, self.survey: 3, self.offer: 2,
+            self.place: 8, self.earliest: 6, self.fits: 3, self.survey: 3, self.offer: 2,
             self.imagine: 1,
         }  # fmt: skip
         for _ in range(self.random.choice([3, 8, 20])):
             chosen = self.random.choices(list(steps), weights=list(steps.values()))[0]
+            plans("idle")
             taken = chosen(plans)
             if taken is not None:
                 started.append(taken)
@@ -272,12 +273,11 @@ class Play:
 
     def fits(self, plans: Pair) -> None:
         gone = self.some(6, range(1, self.jobs + 2))
-        fitting = plans("fits", self.request(), self.duration(), self.avoided(), self.only(), gone)
+        asked = (self.request(), self.duration(), self.avoided(), self.only())
+        fitting = plans("fits", *asked, gone, self.often(0.4))
         if self.often(0.5 if isinstance(fitting, tuple) else 0.02):
             plans("claim")
-
-    def idle(self, plans: Pair) -> None:
-        plans("idle")
+            plans("idle")
 
     def survey(self, plans: Pair) -> None:
         counts = plans("survey", self.request(), self.duration(), self.avoided())
@@ -291,8 +291,8 @@ class Play:
         plans("nodes_for", self.request())
 
     def imagine(self, plans: Pair) -> None:
-        plans("imagine", *self.wanted())
-        self.imagining = True
+        if isinstance(plans("imagine", *self.wanted()), int):
+            self.imagining = True
 
     def step(self) -> None:
         steps = {
@@ -379,25 +379,36 @@ def test_both_answer_every_random_call_the_same(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_both_choose_the_same_devices_of_a_node_however_it_is_grouped(seed: int) -> None:
+def test_both_choose_the_same_devices_of_the_same_node_however_they_are_grouped(seed: int) -> None:
     with seed_told(seed):
         chance = random.Random(seed)
         pair = Pair(_placement.Cluster(), twin_placement.Cluster())
-        for call in (
-            ("add_kind", 0, 0),
-            ("add_kind", 1, 0),
-            ("add_node",),
-            ("set_state", 0, _placement.OPEN),
-        ):
-            pair(*call)
+        for gpu_type in range(2):
+            pair("add_kind", gpu_type, 0)
         for gpus in range(17):
             pair("add_request", gpus, 0, 0, 0, 0, 1, False)
-        for _ in range(30):
-            pair("set_node", 0, 0, 0, some_devices(chance))
-            pair("hold", 0, 1, [slot for slot in pair("free", 0)[2] if chance.random() < 0.4], 0, 0, False, 5)
+        nodes = range(chance.choice([1, 1, 3]))
+        for node in nodes:
+            pair("add_node")
+            pair("set_state", node, _placement.OPEN)
+        for _ in range(30 // len(nodes)):
+            for node in nodes:
+                regroup(chance, pair, node)
             plans = Pair(pair.compiled.plan(5), pair.plain.plan(5))
             for gpus in range(17):
                 plans("place", gpus, 1)
+
+
+def regroup(chance: random.Random, pair: Pair, node: int) -> None:
+    """Gives a node other devices, of which some are held and some are broken or were."""
+    held, broken = chance.choice([(0.0, 0.0), (0.0, 0.2), (0.4, 0.0), (0.4, 0.1)])
+    devices = some_devices(chance)
+    pair("set_node", node, 0, 0, devices)
+    pair("hold", node, 1, [slot for slot in range(len(devices)) if chance.random() < held], 0, 0, False, 5)
+    for slot in range(len(devices)):
+        if chance.random() < broken:
+            pair("set_device", node, slot, False)
+            pair("set_device", node, slot, chance.random() < 0.3)
 
 
 def some_devices(chance: random.Random) -> list[tuple[int, int, int, int]]:

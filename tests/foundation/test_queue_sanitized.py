@@ -1,4 +1,4 @@
-"""The random calls to the queue again under the sanitizers, and its memory, which must not grow."""
+"""What is said of the queue once more under the sanitizers, and its memory, which must not grow."""
 
 from __future__ import annotations
 
@@ -37,8 +37,10 @@ def once():
 """
 
 
-def test_random_calls_are_clean_under_the_sanitizers(tmp_path_factory: pytest.TempPathFactory) -> None:
-    assert plays_clean(tmp_path_factory, "_queue", "tests.foundation.test_queue_twins", "JobQueue")
+def test_sentences_and_random_calls_are_clean_under_the_sanitizers(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    assert plays_clean(tmp_path_factory, "_queue", "JobQueue")
 
 
 @reads_memory

@@ -127,14 +127,14 @@ class Request:
     labels: frozenset[int]
 
     def split(self, nodes: int) -> list[Part]:
-        def share(amount: int, part: int) -> int:
-            return amount // nodes + (part < amount % nodes)
+        return [self.part(place, nodes) for place in range(nodes)]
+
+    def part(self, place: int, nodes: int) -> Part:
+        def share(amount: int) -> int:
+            return amount // nodes + (place < amount % nodes)
 
         seats = SEATS if self.exclusive else 1
-        return [
-            Part(share(self.gpus, part), share(self.cores, part), share(self.memory_mib, part), seats)
-            for part in range(nodes)
-        ]
+        return Part(share(self.gpus), share(self.cores), share(self.memory_mib), seats)
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,7 @@ class Promise:
     start_us: int
     end_us: int
     slots: tuple[int, ...] = ()
+    reserved: bool = False
 
 
 def can_share(parts: list[Part], fitting: dict[Part, set[int]]) -> bool:
@@ -176,6 +177,8 @@ def requested(
     check(0, COUNT_MAX, gpus, nodes, *labels)
     check(-1, COUNT_MAX, gpu_type)
     check(0, AMOUNT_MAX, gpu_memory_mib, cores, memory_mib)
+    if 0 < gpus < nodes:
+        raise ValueError("a device for each node")
     return Request(gpus, gpu_type, gpu_memory_mib, cores, memory_mib, nodes, exclusive, frozenset(labels))
 
 
@@ -352,7 +355,8 @@ class Cluster:
             if number not in avoided and node.state != LOST and asked.labels <= node.labels
         ]
         sizes = [asked.nodes] if asked.nodes else self.sizes(asked, there)
-        return next((size for size in sizes if self.could_hold(asked, size, there)), 0)
+        possible = [size for size in sizes if size <= len(there)]
+        return next((size for size in possible if self.could_hold(asked, size, there)), 0)
 
     def sizes(self, asked: Request, there: list[int]) -> list[int]:
         """Over how many of these nodes a request that does not say may be split, the fewest first.
@@ -595,14 +599,16 @@ class Plan:
         avoid: Sequence[int] = (),
         only: Sequence[int] | None = None,
         gone: Sequence[int] = (),
+        over_reserved: bool = False,
     ) -> tuple[int, ...] | None:
-        """Placed on a copy of the cluster where those jobs are gone."""
+        """Placed on a copy of the cluster where those jobs are gone; reservations count, or are left out."""
         self.ask(request, duration_us)
         other = Cluster()
         other.kinds, other.requests = self.cluster.kinds, self.cluster.requests
         other.nodes = [without(node, set(gone)) for node in self.cluster.nodes]
         plan = other.plan(self.now_us)
-        plan.promises, plan.imagined = self.promises, self.imagined
+        plan.promises = [one for one in self.promises if not (over_reserved and one.reserved)]
+        plan.imagined = self.imagined
         plan.place(request, duration_us, avoid, only)
         self.forget()
         self.fitting = [replace(promise, slots=()) for promise in plan.placed]
@@ -630,7 +636,7 @@ class Plan:
                 if nodes is not None:
                     span_us = (at_us, at_us + duration_us)
                     self.foreseen = [
-                        Promise(number, kind, part, *span_us)
+                        Promise(number, kind, part, *span_us, reserved=True)
                         for number, part in zip(nodes, parts, strict=True)
                     ]
                     return at_us, tuple(nodes)
@@ -660,7 +666,7 @@ class Plan:
         asked = self.ask(request, duration_us)
         avoided = self.cluster.known(avoid)
         self.forget()
-        part = asked.split(self.cluster.split_over(asked, avoid) or asked.nodes or 1)[0]
+        part = asked.part(0, self.cluster.split_over(asked, avoid) or asked.nodes or 1)
         verdicts = [
             "closed" if number in avoided else self.verdict(number, asked, part, duration_us)
             for number, node in enumerate(self.cluster.nodes)
@@ -736,7 +742,7 @@ class Plan:
         state = self.cluster.nodes[number].state
         if empty:
             return state != LOST
-        return state == OPEN and self.room(number, None, self.now_us).seats >= asked.split(1)[0].seats
+        return state == OPEN and self.room(number, None, self.now_us).seats >= asked.part(0, 1).seats
 
     def amount(self, number: int, asked: Request, empty: bool) -> int:
         """The devices that will do, or the cores, that the node has free, or has at all."""
