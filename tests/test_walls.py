@@ -156,7 +156,11 @@ GOLDEN: list[tuple[ev.Event, str]] = [
     ),
     (
         ev.JobRequeued(
-            job_id=ID, cause=ev.RequeueCause.DEVICE, reason="a GPU has failed", not_before_us=9, avoid=("node-1",)
+            job_id=ID,
+            cause=ev.RequeueCause.DEVICE,
+            reason="a GPU has failed",
+            not_before_us=9,
+            avoid=("node-1",),
         ),
         f'{{"type":"JobRequeued","job_id":"{ID}","cause":"device","reason":"a GPU has failed",'
         '"not_before_us":9,"avoid":["node-1"]}',

@@ -152,6 +152,8 @@ class Cycle:
     """Ranks of the priorities of which it has started one that had waited for too long."""
     requested: list[tuple[Job, Job]] = field(default_factory=list)
     """Whom it asked to stop, and for whom."""
+    kept: set[str] = field(default_factory=set)
+    """The ids of those who could start as it began where others make way for them, once all are gone."""
     last_calls: dict[str, Claim] = field(default_factory=dict)
     """Claims of jobs for which others had made way by then: it gives them what was freed, or nobody will."""
 
@@ -236,6 +238,7 @@ class Checker:
             self.cycles = number
             eligible = {job.number: job for job in self.eligible()}
             self.cycle = Cycle(number, event.now_us, eligible)  # type: ignore[attr-defined]
+            self.cycle.kept = {id for id in self.claims if self._claim_holds(id, self._all_leaving())}
             self.cycle.last_calls = {id: one for id, one in self.claims.items() if not one.victims}
         if event.now_us != self.cycle.now_us or self.cycle.now_us > self.recorded_at_us:  # type: ignore[attr-defined]
             self.broken("a cycle has one moment, and is recorded after it")
@@ -552,8 +555,9 @@ class Checker:
             self.broken(f"job {job.number} makes an account hold more GPUs than it may")
         if self._array_full(job):
             self.broken(f"job {job.number} is one task too many of its array")
-        leaving = {one.id for one in self.jobs.values() if self._is_leaving(one)}
-        kept = [id for id in self.claims if id != job.id and self._claim_holds(id, leaving)]
+        leaving = self._all_leaving()
+        kept = [id for id in self.claims if id in cycle.kept or self.claims[id].asked_in == cycle.number]
+        kept = [id for id in kept if id != job.id and self._claim_holds(id, leaving)]
         self._move(job, "Scheduled")
         job.attempt, job.allocation, job.holds = event.attempt, event.allocation, True
         job.scheduled_at_us, job.started_at_us, job.reserved = self.recorded_at_us, 0, False
@@ -924,6 +928,9 @@ class Checker:
             for job in self.jobs.values()
             if self._is_leaving(job) and job is not but and within(job.spec.account, account)
         )
+
+    def _all_leaving(self) -> set[str]:
+        return {job.id for job in self.jobs.values() if self._is_leaving(job)}
 
     def _is_leaving(self, job: Job) -> bool:
         """Whether what it holds will be free soon: it has ended, or was asked to stop."""

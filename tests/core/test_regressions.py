@@ -58,6 +58,19 @@ def test_nobody_makes_way_on_a_node_where_nobody_is_to_start() -> None:
     assert [claim.nodes for claim in world.state.claims.values()] == [("b",)]
 
 
+# --- devices ------------------------------------------------------------------------------------------
+
+
+def test_a_device_that_two_nodes_have_is_given_out_once() -> None:
+    a, b = node("a", 1), node("b", 1, devices=node("a", 1).devices)
+    world = given(a, b).submit().submit().cycle()
+    assert world.starts() == [1]
+    world.cycle().then_no_start().when(cmd.RegisterNode(node("b", 0))).cycle().then_no_start()
+    world.ended().cycle()
+    assert world.starts() == [2]
+    world.check()
+
+
 # --- those for whom others make way -------------------------------------------------------------------
 
 

@@ -43,6 +43,7 @@ from horizon.core.model import (
 from horizon.core.policy import Order, Policy
 from horizon.core.schedule import Cycle, Reservation, schedule
 from horizon.core.state import Job, State, digest
+from horizon.core.why import why
 from horizon.service.batch import BatchBuilder
 from tests.core.checker import Broken, Checker
 from tests.core.spec import BAD, SECOND, World, job_id
@@ -58,7 +59,7 @@ ACCOUNTS: Final = ("a", "a/x", "a/x/deep", "b", "b/y", "c")
 USERS: Final = ("ann", "bob", "cyd")
 LABELS: Final = {"switch": ("s1", "s2"), "rack": ("r1", "r2"), "disk": ("ssd", "hdd")}
 KINDS: Final = (("H100", 81_559), ("A100", 40_536), ("A100", 81_251), ("L4", 23_034))
-STOPS: Final = (ev.TimeLimitReached, ev.RequeueRequested, ev.PreemptionRequested)
+STOPS: Final = (ev.TimeLimitReached, ev.RequeueRequested, ev.PreemptionRequested, ev.JobCancelled)
 """Who was asked to stop may take a grace period longer than was planned."""
 RUNNING: Final = (JobState.SCHEDULED, JobState.RUNNING)
 
@@ -239,7 +240,7 @@ class Life:
                 job = self.world.state.jobs[event.job_id]
                 if job.started_at_us != job.scheduled_at_us:
                     self.head = None
-            case ev.NodeEvent() | ev.DeviceFailed() | ev.BookingMade():
+            case ev.NodeEvent() | ev.DeviceEvent() | ev.BookingMade():
                 self.head = None
         if isinstance(event, STOPS):
             self.head = None
@@ -305,6 +306,17 @@ class Life:
         queue = self.world.state.queue
         queued = sorted(queue.order(len(queue), self.world.now_us))
         assert queued == waiting, f"these should wait: {waiting}; these do: {queued}"
+        if self.rng.random() < 0.05:
+            self._ask_why()
+
+    def _ask_why(self) -> None:
+        """Whatever job it is, there is something to say of it, and to say it changes nothing."""
+        job = self._some_job()
+        if job is not None:
+            history = [self.world.log[position - 1] for position in job.positions]
+            told = why(self.world.state, job, history, self.world.now_us)
+            assert told.summary, f"nothing is said of job {job.number}"
+            assert (told.start_us or self.world.now_us) >= self.world.now_us, "it is to start in the past"
 
     # --- what it pretends to run --------------------------------------------------------------------------
 
