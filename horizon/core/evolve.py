@@ -338,6 +338,10 @@ def _preemption_around(state: State, job: Job, event: ev.PreemptionRequested) ->
         claim = state.claims.setdefault(other.number, Claim(event.nodes, {}))
         claim.nodes = event.nodes
         claim.victims[job.id] = True
+        for name in event.nodes:
+            for id in state.nodes[name].jobs:
+                if state.jobs[id].number in state.leaving:
+                    claim.victims[id] = True
 
 
 def _drop_stale(state: State) -> None:
@@ -437,7 +441,8 @@ def _released_around(state: State, job: Job, event: ev.AllocationReleased) -> No
     if job.array:
         state.arrays[job.array].active -= 1
     for claim in state.claims.values():
-        claim.victims.pop(job.id, None)
+        if claim.victims.pop(job.id, None) and not claim.victims:
+            claim.freed_cycle = state.cycle
     for placement in job.allocation:
         node = state.nodes[placement.node]
         del node.jobs[job.id]

@@ -130,6 +130,11 @@ def hold_what_it_got(state: State, job: Job, end_us: int) -> None:
             job.spec.exclusive,
             end_us,
         )
+    if state.devices_moved:
+        own = {placement.node for placement in job.allocation}
+        for index in _nodes_of(state, job):
+            if state.node_names[index] not in own:
+                _hold(state, state.nodes[state.node_names[index]], job)
 
 
 def expect_end(state: State, job: Job, end_us: int) -> None:

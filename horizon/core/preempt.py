@@ -245,11 +245,16 @@ class Search:
         if chosen is None:
             return None
         nodes = self._fits(chosen)
-        assert nodes is not None
+        if nodes is None:
+            return None
         # It may fit in another place than the one they were chosen for, and need fewer of them to go there.
-        chosen = self._spared(self._there(chosen, nodes), list(nodes))
+        there = self._there(chosen, nodes)
+        if self._fits(there, list(nodes)) is None:
+            there = chosen  # a device that one of them holds has turned up on another node
+        chosen = self._spared(there, list(nodes))
         nodes = self._fits(chosen, list(nodes))
-        assert nodes is not None
+        if nodes is None:
+            return None
         jobs = tuple((candidate.job, candidate.lost_gpu_us) for candidate in chosen)
         return Victims(jobs, nodes, self._reason(chosen))
 

@@ -21,7 +21,7 @@ from horizon.core.due import due
 from horizon.core.model import Allocation, Placement
 from horizon.core.policy import UNLIMITED, Order, Policy
 from horizon.core.preempt import Pool, Search, Victims
-from horizon.core.state import COST_PER_GPU, SECOND_US, Job, Request, Shape, State
+from horizon.core.state import COST_PER_GPU, SECOND_US, Claim, Job, Request, Shape, State
 
 Found = list[tuple[int, tuple[int, ...]]]
 """A node's number and the slots of its devices, for each part of a request."""
@@ -144,6 +144,8 @@ class Round:
         self._gpus_taken: dict[int, int] = {}
         """GPUs given away in this cycle, by share."""
         self._tasks_taken: dict[int, int] = {}
+        self._given: set[str] = set()
+        """Devices given away in this cycle; kept only while some have turned up on other nodes."""
         self._passed = False
         """Whether a job ahead waits for room."""
         self._searches = 0
@@ -187,16 +189,17 @@ class Round:
 
     def _serve_claims(self) -> None:
         """What was freed for a job is given to it first; what is still to come is kept for it."""
-        for number in self.state.claims:
+        claims = {number: one for number, one in self.state.claims.items() if self._has_right(one)}
+        for number in claims:
             self._count(self.state.numbered[number - 1], 1)
-        for number, claim in self.state.claims.items():
+        for number, claim in claims.items():
             job = self.state.numbered[number - 1]
             self._count(job, -1)
             only = [self.state.nodes[name].index for name in claim.nodes]
             shape, duration_us = self.state.shapes[job.shape], self.duration_us(job)
             request = shape.request
             if self._over_quota(job) is None and self._array_has_room(shape):
-                found = self.plan.place(request, duration_us, (), only)
+                found = self._place(request, duration_us, [], only)
                 if found is not None:
                     self._start(job, found, ev.Cause.PREEMPTION, 0)
                     continue
@@ -205,6 +208,25 @@ class Round:
                 self.plan.claim()
                 self.job_verdicts[number] = Verdict(Hindrance.CLAIM)
                 self._count(job, 1)
+
+    def _has_right(self, claim: Claim) -> bool:
+        """Whether others are still on their way out for the job, or the last was gone just now: whoever could
+        not take what was freed for him then waits for his turn like everybody."""
+        return bool(claim.victims) or claim.freed_cycle == self.state.cycle
+
+    def _place(
+        self, request: int, duration_us: int, avoid: list[int], only: list[int] | None = None
+    ) -> Found | None:
+        """Where the request can start now; a device that two nodes claim to have goes once a cycle."""
+        found = self.plan.place(request, duration_us, avoid, only)
+        if found is None or not self.state.devices_moved:
+            return found
+        return None if any(uuid in self._given for uuid in self._uuids(found)) else found
+
+    def _uuids(self, found: Found) -> list[str]:
+        names = self.state.node_names
+        inventories = [(self.state.nodes[names[index]].inventory, slots) for index, slots in found]
+        return [inventory.devices[slot].uuid for inventory, slots in inventories for slot in slots]
 
     # --- the walk -------------------------------------------------------------------------------------
 
@@ -248,12 +270,15 @@ class Round:
         """A job for which others make way need not wait for them when it fits somewhere else by now."""
         if self.job_verdicts[job.number].hindrance is not Hindrance.CLAIM:
             return False
-        request = self.state.shapes[job.shape].request
-        found = self.plan.place(request, self.duration_us(job), self.avoided(job, request))
-        if found is not None:
-            self._count(job, -1)
-            self._start(job, found, ev.Cause.BACKFILL if self._passed else ev.Cause.PRIORITY, rank)
-        return found is not None
+        shape = self.state.shapes[job.shape]
+        self._count(job, -1)
+        if self._over_quota(job) is None and self._array_has_room(shape):
+            found = self._place(shape.request, self.duration_us(job), self.avoided(job, shape.request))
+            if found is not None:
+                self._start(job, found, ev.Cause.BACKFILL if self._passed else ev.Cause.PRIORITY, rank)
+                return True
+        self._count(job, 1)
+        return False
 
     def _serve_eldest(self, rank: int) -> int:
         """Whatever the shares say, of those of a priority who have waited for too long the eldest goes first.
@@ -354,7 +379,7 @@ class Round:
             return known
         duration_us = self.duration_us(job)
         avoid = self.avoided(job, shape.request)
-        found = self.plan.place(shape.request, duration_us, avoid)
+        found = self._place(shape.request, duration_us, avoid)
         if found is not None:
             self._start(job, found, ev.Cause.BACKFILL if self._passed else cause, rank)
             return None
@@ -406,6 +431,8 @@ class Round:
     def _start(self, job: Job, found: Found, cause: ev.Cause, rank: int) -> None:
         state = self.state
         self.plan.take()
+        if state.devices_moved:
+            self._given.update(self._uuids(found))
         allocation, gpu_type = allocate(state, state.requests[state.shapes[job.shape].request], found)
         spec = job.spec
         self._started[job.number] = rate_of(

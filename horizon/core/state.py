@@ -224,7 +224,9 @@ class Claim(Struct):
 
     nodes: tuple[str, ...]
     victims: dict[str, bool]
-    """The ids of those that still hold something."""
+    """The ids of those it waits for: asked to stop for it, or on their way out there anyway."""
+    freed_cycle: int = -1
+    """The number of the last cycle when the last of them was gone."""
 
 
 class Estimates(Struct):

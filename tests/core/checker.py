@@ -557,6 +557,9 @@ class Checker:
             self.broken(f"job {job.number} is one task too many of its array")
         leaving = self._all_leaving()
         kept = [id for id in self.claims if id in cycle.kept or self.claims[id].asked_in == cycle.number]
+        if event.cause is ev.Cause.PREEMPTION:
+            # Those for whom others were asked first take first, whatever of it was freed for whom.
+            kept = kept[: kept.index(job.id)] if job.id in kept else []
         kept = [id for id in kept if id != job.id and self._claim_holds(id, leaving)]
         self._move(job, "Scheduled")
         job.attempt, job.allocation, job.holds = event.attempt, event.allocation, True
@@ -867,11 +870,12 @@ class Checker:
             self.broken(f"job {victim.number} is to make way where it is not")
         claim = self.claims.get(by.id)
         if claim is None or claim.asked_in != event.cycle:
-            claim = self.claims[by.id] = Claim(event.nodes, set(), self.position, event.cycle)
+            before = claim.victims if claim else set()
+            claim = self.claims[by.id] = Claim(event.nodes, set(before), self.position, event.cycle)
         if claim.nodes != event.nodes:
             self.broken(f"job {by.number} is to start on {claim.nodes} and on {event.nodes}")
         there = {id for name in event.nodes for id in self.nodes[name].holds}
-        claim.victims |= {id for id in there if self._is_leaving(self.jobs[id])}
+        claim.victims |= {victim.id} | {id for id in there if self._is_leaving(self.jobs[id])}
         cycle.requested.append((victim, by))
         self._check_right(victim, by)
         self._check_no_quarrel(victim, by)

@@ -114,6 +114,14 @@ def test_a_job_for_which_others_make_way_starts_elsewhere_when_there_is_room() -
     world.check()
 
 
+def test_a_quota_that_was_lowered_while_others_make_way_holds_elsewhere_too() -> None:
+    world = given(node("a", 2)).policy(min_runtime_s=0)
+    running(world, gpu_count=2, preemptible=True)
+    world.submit(account="q", gpu_count=2, priority=HIGH).cycle()
+    assert asked_to_stop(world) == [(1, ev.PreemptionRequested)]
+    world.when(cmd.SetShare("q", max_gpus=1)).when(cmd.RegisterNode(node("b", 2))).cycle().then_no_start()
+
+
 def test_a_place_that_is_lost_is_not_where_later_victims_make_way() -> None:
     world = given(node("a", 2), node("b", 2)).policy(min_runtime_s=0)
     running(world, gpu_count=2, preemptible=True)

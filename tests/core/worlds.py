@@ -151,6 +151,8 @@ class Life:
 
     def _report(self) -> None:
         """Hand in the reports that are due."""
+        if self.checker.overrun(self.world.now_us - 1):
+            self.head = None  # something took longer than was planned, and nobody looked
         while self.reports and self.reports[0][0] <= self.world.now_us:
             _, _, report = heappop(self.reports)
             self.ask(report)
@@ -238,8 +240,8 @@ class Life:
                 self.head = None
             case ev.JobStarted():
                 job = self.world.state.jobs[event.job_id]
-                if job.started_at_us != job.scheduled_at_us:
-                    self.head = None
+                if job.started_at_us != job.scheduled_at_us or not job.time_limit_s:
+                    self.head = None  # what is assumed for no time limit may have been changed meanwhile
             case ev.NodeEvent() | ev.DeviceEvent() | ev.BookingMade():
                 self.head = None
         if isinstance(event, STOPS):
