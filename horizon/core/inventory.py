@@ -15,16 +15,31 @@ MIB_PER_GIB: Final = 1024
 
 
 def join(state: State, node: Node, inventory: Inventory) -> None:
-    """The node has this inventory from now on; whatever is held or booked of it stays so. O(its size)."""
-    name = inventory.name
-    for uuid in node.slots:
-        state.device_places[uuid].remove((name, node.slots[uuid]))
+    """The node has this inventory from now on; whatever is held or booked of it stays so. O(its size).
+
+    A device that several nodes have is to be used where it turned up last, and nowhere else.
+    """
+    name, before = inventory.name, node.slots
+    for uuid in before:
+        state.device_places[uuid].remove((name, before[uuid]))
     node.inventory = inventory
     node.slots = {device.uuid: slot for slot, device in enumerate(inventory.devices)}
     for uuid, slot in node.slots.items():
         state.device_places.setdefault(uuid, []).append((name, slot))
         if state.device_homes.setdefault(uuid, name) != name:
             state.devices_moved = True
+    concerned = {name: True}
+    if state.devices_moved:
+        concerned.update(
+            {place[0]: True for uuid in (*before, *node.slots) for place in state.device_places[uuid]}
+        )
+    for one in concerned:
+        _set_up(state, state.nodes[one])
+
+
+def _set_up(state: State, node: Node) -> None:
+    """Has the cluster know of the node all that the state knows."""
+    inventory = node.inventory
     state.cluster.set_node(
         node.index,
         inventory.cpu_cores,
@@ -38,19 +53,19 @@ def join(state: State, node: Node, inventory: Inventory) -> None:
     )
     set_node_state(state, node)
     for uuid, slot in node.slots.items():
-        if uuid in state.failed_devices:
+        if uuid in state.failed_devices or state.device_places[uuid][-1] != (inventory.name, slot):
             state.cluster.set_device(node.index, slot, False)
     for job in _holding_on(state, node):
         _hold(state, node, job)
     for booking in state.bookings.values():
-        if name in booking.nodes:
+        if inventory.name in booking.nodes:
             state.cluster.book(node.index, booking.number, booking.start_us, booking.end_us)
 
 
 def rejoin_all(state: State) -> None:
     """What connects nodes is said by other labels now."""
     for node in state.nodes.values():
-        join(state, node, node.inventory)
+        _set_up(state, node)
 
 
 def kind_of(state: State, device: Device) -> int:
@@ -86,8 +101,9 @@ def set_node_state(state: State, node: Node) -> None:
 
 
 def set_device(state: State, uuid: str, usable: bool) -> None:
-    for name, slot in state.device_places.get(uuid, ()):
-        state.cluster.set_device(state.nodes[name].index, slot, usable)
+    places = state.device_places.get(uuid, [])
+    for place in places:
+        state.cluster.set_device(state.nodes[place[0]].index, place[1], usable and place == places[-1])
 
 
 # --- who holds what -----------------------------------------------------------------------------------
@@ -130,11 +146,6 @@ def hold_what_it_got(state: State, job: Job, end_us: int) -> None:
             job.spec.exclusive,
             end_us,
         )
-    if state.devices_moved:
-        own = {placement.node for placement in job.allocation}
-        for index in _nodes_of(state, job):
-            if state.node_names[index] not in own:
-                _hold(state, state.nodes[state.node_names[index]], job)
 
 
 def expect_end(state: State, job: Job, end_us: int) -> None:

@@ -144,8 +144,6 @@ class Round:
         self._gpus_taken: dict[int, int] = {}
         """GPUs given away in this cycle, by share."""
         self._tasks_taken: dict[int, int] = {}
-        self._given: set[str] = set()
-        """Devices given away in this cycle; kept only while some have turned up on other nodes."""
         self._passed = False
         """Whether a job ahead waits for room."""
         self._searches = 0
@@ -199,7 +197,7 @@ class Round:
             shape, duration_us = self.state.shapes[job.shape], self.duration_us(job)
             request = shape.request
             if self._over_quota(job) is None and self._array_has_room(shape):
-                found = self._place(request, duration_us, [], only)
+                found = self.plan.place(request, duration_us, (), only)
                 if found is not None:
                     self._start(job, found, ev.Cause.PREEMPTION, 0)
                     continue
@@ -213,20 +211,6 @@ class Round:
         """Whether others are still on their way out for the job, or the last was gone just now: whoever could
         not take what was freed for him then waits for his turn like everybody."""
         return bool(claim.victims) or claim.freed_cycle == self.state.cycle
-
-    def _place(
-        self, request: int, duration_us: int, avoid: list[int], only: list[int] | None = None
-    ) -> Found | None:
-        """Where the request can start now; a device that two nodes claim to have goes once a cycle."""
-        found = self.plan.place(request, duration_us, avoid, only)
-        if found is None or not self.state.devices_moved:
-            return found
-        return None if any(uuid in self._given for uuid in self._uuids(found)) else found
-
-    def _uuids(self, found: Found) -> list[str]:
-        names = self.state.node_names
-        inventories = [(self.state.nodes[names[index]].inventory, slots) for index, slots in found]
-        return [inventory.devices[slot].uuid for inventory, slots in inventories for slot in slots]
 
     # --- the walk -------------------------------------------------------------------------------------
 
@@ -273,7 +257,7 @@ class Round:
         shape = self.state.shapes[job.shape]
         self._count(job, -1)
         if self._over_quota(job) is None and self._array_has_room(shape):
-            found = self._place(shape.request, self.duration_us(job), self.avoided(job, shape.request))
+            found = self.plan.place(shape.request, self.duration_us(job), self.avoided(job, shape.request))
             if found is not None:
                 self._start(job, found, ev.Cause.BACKFILL if self._passed else ev.Cause.PRIORITY, rank)
                 return True
@@ -379,7 +363,7 @@ class Round:
             return known
         duration_us = self.duration_us(job)
         avoid = self.avoided(job, shape.request)
-        found = self._place(shape.request, duration_us, avoid)
+        found = self.plan.place(shape.request, duration_us, avoid)
         if found is not None:
             self._start(job, found, ev.Cause.BACKFILL if self._passed else cause, rank)
             return None
@@ -431,8 +415,6 @@ class Round:
     def _start(self, job: Job, found: Found, cause: ev.Cause, rank: int) -> None:
         state = self.state
         self.plan.take()
-        if state.devices_moved:
-            self._given.update(self._uuids(found))
         allocation, gpu_type = allocate(state, state.requests[state.shapes[job.shape].request], found)
         spec = job.spec
         self._started[job.number] = rate_of(

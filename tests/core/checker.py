@@ -181,6 +181,8 @@ class Checker:
         self.next_number = 1
         self.nodes: dict[str, Node] = {}
         self.failed: set[str] = set()
+        self.places: dict[str, list[str]] = {}
+        """By device: the nodes that have it; it is where it turned up last."""
         self.bookings: dict[str, ev.BookingMade] = {}
         self.quotas: dict[str, tuple[int, int]] = {}
         """By account: the most it may hold, and what it is guaranteed."""
@@ -312,6 +314,7 @@ class Checker:
             kind_of(device)
             for device in node.inventory.devices
             if device.uuid not in but and device.uuid not in self.failed
+            if self.places[device.uuid][-1] == node.inventory.name
         )
 
     def has_room(
@@ -739,6 +742,8 @@ class Checker:
         if name in self._avoided(job) and event.cause is not ev.Cause.PREEMPTION:
             self.broken(f"job {job.number} was put on {name}, where it failed before")
         for gpu in placement.gpu_ids:
+            if self.places[gpu][-1] != name:
+                self.broken(f"job {job.number} was given {gpu} on {name}, and it is on {self.places[gpu]}")
             if gpu in self.failed:
                 self.broken(f"job {job.number} was given the failed device {gpu}")
             if gpu in self.held_devices():
@@ -866,7 +871,7 @@ class Checker:
         lost = max(0, (event.now_us - victim.saved_at_us) * victim.gpus)
         if event.lost_gpu_us != lost:
             self.broken(f"stopping job {victim.number} loses {lost} GPU-us, not {event.lost_gpu_us}")
-        if not any(one.node in event.nodes for one in victim.allocation):
+        if not self._holds_on(victim, event.nodes):
             self.broken(f"job {victim.number} is to make way where it is not")
         claim = self.claims.get(by.id)
         if claim is None or claim.asked_in != event.cycle:
@@ -879,6 +884,11 @@ class Checker:
         cycle.requested.append((victim, by))
         self._check_right(victim, by)
         self._check_no_quarrel(victim, by)
+
+    def _holds_on(self, job: Job, nodes: Collection[str]) -> bool:
+        """Whether it holds something on these nodes: what it was given there, or a device that turned up."""
+        devices = {device.uuid for name in nodes for device in self.nodes[name].inventory.devices}
+        return any(one.node in nodes or set(one.gpu_ids) & devices for one in job.allocation)
 
     def _check_victim(self, victim: Job, event: ev.PreemptionRequested) -> None:
         if not self.policy.preemption:
@@ -904,7 +914,8 @@ class Checker:
         takes = [one for one in upwards(by.spec.account) if not within(victim.spec.account, one)]
         gives = [one for one in upwards(victim.spec.account) if not within(by.spec.account, one)]
         return any(
-            self.gpus_held(one) + self._promised(one, by) + by.spec.gpu_count <= self.guaranteed(one)
+            self.gpus_held(one) + self._promised(one, by, firmly=True) + by.spec.gpu_count
+            <= self.guaranteed(one)
             for one in takes
         ) and all(
             self.gpus_held(one) - self._leaving(one, victim) - victim.gpus >= self.guaranteed(one)
@@ -914,9 +925,12 @@ class Checker:
     def guaranteed(self, account: str) -> int:
         return self.quotas.get(account, (-1, 0))[1]
 
-    def _promised(self, account: str, but: Job) -> int:
-        """GPUs for others of the account, for whom jobs were asked to make way."""
-        jobs = [self.jobs[id] for id in self.claims if id != but.id]
+    def _promised(self, account: str, but: Job, firmly: bool = False) -> int:
+        """GPUs for others of the account, for whom jobs were asked to make way; firmly when nothing has
+        happened since that may keep them from starting there."""
+        leaving = self._all_leaving() if firmly else ()
+        firm = [id for id in self.claims if not firmly or self._claim_holds(id, leaving)]
+        jobs = [self.jobs[id] for id in firm if id != but.id]
         return sum(
             job.spec.gpu_count for job in jobs if self._is_promised(job) and within(job.spec.account, account)
         )
@@ -969,7 +983,7 @@ class Checker:
             return False
         if any(self._in_the_way(job, name, self.recorded_at_us) for name in claim.nodes):
             return False
-        if self._over_quota(job) or self._array_full(job):
+        if self._over_quota(job) or self._array_full(job) or len(claim.nodes) != self.nodes_for(job):
             return False
         return self._could_start(job, claim.nodes, gone)
 
@@ -1113,6 +1127,13 @@ class Checker:
     def _node_registered(self, event: ev.NodeRegistered | ev.NodeChanged) -> None:
         self._nodes_are_others()
         node = self.nodes.setdefault(event.node, Node(event.inventory))
+        for device in node.inventory.devices:
+            if event.node in self.places.get(device.uuid, ()):
+                self.places[device.uuid].remove(event.node)
+        for device in event.inventory.devices:
+            self.places.setdefault(device.uuid, []).append(event.node)
+            for name in self.places[device.uuid]:
+                self.nodes[name].shaken_at = self.position
         node.inventory, node.lost = event.inventory, False
         node.shaken_at = self.position
 

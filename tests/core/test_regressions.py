@@ -71,6 +71,18 @@ def test_a_device_that_two_nodes_have_is_given_out_once() -> None:
     world.check()
 
 
+def test_a_device_that_a_gang_got_on_one_of_its_nodes_is_held_on_the_other_that_has_it_too() -> None:
+    a = node("a", 1)
+    b = node("b", 1, devices=(*node("b", 1).devices, *a.devices))
+    world = given(a, b).submit(gpu_count=2, nodes=2).cycle()
+    world.submit().cycle().check()
+
+
+def test_a_device_that_two_nodes_have_is_not_given_to_a_gang_twice() -> None:
+    a, b = node("a", 1), node("b", 1, devices=node("a", 1).devices)
+    given(a, b).submit(gpu_count=2, nodes=2).cycle().then_no_start().check()
+
+
 # --- those for whom others make way -------------------------------------------------------------------
 
 

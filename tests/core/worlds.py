@@ -502,6 +502,10 @@ class Life:
             )
             for index, kind in enumerate(kinds)
         )  # fmt: skip
+        strays = [device for node in self.world.state.nodes.values() for device in node.inventory.devices]
+        if count and strays and rng.random() < 0.2:  # one of them turns up here
+            moved = msgspec.structs.replace(rng.choice(strays), index=0)
+            devices = tuple({device.uuid: device for device in (*devices[1:], moved)}.values())
         labels = {key: rng.choice(values) for key, values in LABELS.items() if rng.random() < 0.8}
         return Inventory(name, rng.choice((4, 16, 64)), rng.choice((8_192, 65_536)), devices, labels)
 
