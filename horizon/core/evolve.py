@@ -565,6 +565,7 @@ def _share_set(state: State, event: ev.ShareSet) -> None:
 
 def _quota_set(state: State, event: ev.QuotaSet) -> None:
     share = account_share(state, event.path)
+    state.guarantees += (event.guaranteed_gpus > 0) - (share.guaranteed_gpus > 0)
     share.max_gpus, share.guaranteed_gpus = event.max_gpus, event.guaranteed_gpus
 
 

@@ -46,6 +46,12 @@ class Candidate(Struct, frozen=True):
     lost_gpu_us: int
 
 
+def may_give_way(state: State, rank: int) -> bool:
+    """Whether there are running jobs that might be stopped for a job of this priority. O(1)."""
+    lower = any(state.preemptible[:rank])
+    return lower or (state.guarantees > 0 and bool(state.preemptible[rank]))
+
+
 def _least_first(candidate: Candidate) -> tuple[int, int]:
     """The least loss first; of equals the youngest."""
     return candidate.lost_gpu_us, -candidate.job.number

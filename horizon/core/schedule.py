@@ -9,7 +9,6 @@ of lower priority give way (``core.preempt``). Work per cycle is bounded by coun
 from __future__ import annotations
 
 from enum import Enum, auto
-from functools import cached_property
 
 from msgspec import Struct
 
@@ -20,7 +19,7 @@ from horizon.core.charges import rate_of
 from horizon.core.due import due
 from horizon.core.model import Allocation, Placement
 from horizon.core.policy import UNLIMITED, Order, Policy
-from horizon.core.preempt import Pool, Search, Victims
+from horizon.core.preempt import Pool, Search, Victims, may_give_way
 from horizon.core.state import COST_PER_GPU, SECOND_US, Claim, Job, Request, Shape, State
 
 Found = list[tuple[int, tuple[int, ...]]]
@@ -111,6 +110,13 @@ class Cycle(Struct, frozen=True):
             if (job.time_limit_s or state.policy.assumed_time_limit_s) >= limit_s:
                 found = verdict
         return found or (self.full if job.spec.gpu_count else None)
+
+    def settles(self, state: State, job: Job) -> bool:
+        """Whether it says of a job that has come since, too, why it does not start: it needs a GPU, none was
+        free, nobody could make way for it, and nothing else has changed. No cycle need look at it before
+        something does, though its place in the order may be before that of jobs with a reservation."""
+        makes_way = state.policy.preemption and may_give_way(state, job.priority.rank)
+        return self.full is not None and job.spec.gpu_count > 0 and not makes_way
 
 
 def schedule(state: State, now_us: int) -> Cycle:
@@ -334,12 +340,7 @@ class Round:
         whether there are such; but then each must be looked at."""
         if not self.policy.preemption or self._searches >= self.policy.preemption_searches_max:
             return False
-        rank = job.priority.rank
-        return any(self.state.preemptible[:rank]) or (self._guarantees and bool(self.state.preemptible[rank]))
-
-    @cached_property
-    def _guarantees(self) -> bool:
-        return any(share.guaranteed_gpus for share in self.state.accounts.values())
+        return may_give_way(self.state, job.priority.rank)
 
     def _pass_request(self, walk: Walk, request: int, verdict: Verdict) -> None:
         walk.block_many(self.state.shapes_of[request])

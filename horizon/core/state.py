@@ -297,6 +297,8 @@ class State:
         self.users: dict[tuple[str, str], Share] = {}
         self.shares: list[Share] = [Share(id=0, path="", user=False, parent=-1)]
         """Every share by its id in the queue's tree; 0 is the root."""
+        self.guarantees = 0
+        """Accounts with guaranteed GPUs."""
         self.request_ids: dict[tuple[object, ...], int] = {}
         """By the fields of the request."""
         self.requests: list[Request] = []

@@ -96,22 +96,28 @@ class Ask(Struct):
 
 _WORTH_A_CYCLE: Final = frozenset(
     {
-        ev.JobSubmitted,
+        ev.JobHeld,
         ev.JobReleased,
         ev.JobRequeued,
         ev.JobUpdated,
+        ev.JobCancelled,
         ev.AllocationReleased,
         ev.NodeRegistered,
         ev.NodeChanged,
+        ev.NodeLost,
+        ev.NodeCordoned,
         ev.NodeResumed,
+        ev.DeviceFailed,
         ev.DeviceRecovered,
+        ev.BookingMade,
         ev.BookingEnded,
         ev.ShareSet,
         ev.QuotaSet,
         ev.PolicySet,
     }
 )
-"""After any of these a job may start that could not before."""
+"""After any of these a job may start that could not before: there is more room, or a job that was planned
+for goes elsewhere or not at all. After a submission it may be the job that came (``Cycle.settles``)."""
 
 _STARTS_OR_STOPS: Final = frozenset(
     {
@@ -496,12 +502,18 @@ class Engine:
     # --- what follows from what is durable ------------------------------------------------------------
 
     def _evolve(self, recorded: tuple[ev.Recorded, ...]) -> None:
-        waiting = len(self.state.queue)
+        state = self.state
+        waiting = len(state.queue)
         for one in recorded:
-            evolve(self.state, one)
-            if type(one.event) in _WORTH_A_CYCLE:
+            evolve(state, one)
+            kind = type(one.event)
+            if kind in _WORTH_A_CYCLE:
                 self._cycle_due = True
-        if len(self.state.queue) > waiting or self.state.doomed:  # what jobs depended on has been decided
+            elif kind is ev.JobSubmitted and not self._cycle_due:
+                job = state.numbered[one.event.number - 1]  # type: ignore[attr-defined]
+                waiting += job.number in state.queue
+                self._cycle_due = not self.cycle.settles(state, job)
+        if len(state.queue) > waiting or state.doomed:  # what jobs depended on has been decided
             self._cycle_due = True
         self.metrics.appended(recorded)
 

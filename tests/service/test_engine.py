@@ -14,7 +14,9 @@ import pytest
 from horizon.core import commands as cmd
 from horizon.core import events as ev
 from horizon.core.decide import Events, Rejected
+from horizon.core.explain import explainer
 from horizon.core.model import JobSpec, JobState
+from horizon.core.policy import Policy
 from horizon.core.state import State, digest
 from horizon.executors.inventory import simulated
 from horizon.executors.local import LocalExecutor
@@ -155,6 +157,40 @@ async def test_two_commands_about_one_job_are_decided_one_after_the_other(start:
         *(ask(engine, cmd.Cancel(command.job_id)) for _ in range(5)), return_exceptions=True
     )
     assert [type(reply) for reply in replies] == [Reply, Rejected, Rejected, Rejected, Rejected]
+
+
+@pytest.mark.parametrize("leaves", [cmd.Cancel, lambda id: cmd.Update(id, hold=True)])
+async def test_when_a_job_that_was_planned_for_leaves_those_kept_back_for_it_start(
+    start: Start, leaves: Callable[[str], cmd.Command]
+) -> None:
+    engine = await start(spec="2xH100")
+    await ask(engine, submission(engine, "sleep 30", time_limit_s=60))
+    wide, long = submission(engine, gpu_count=2), submission(engine, time_limit_s=600)
+    await ask(engine, wide)
+    await until(lambda: len(engine.cycle.reservations) == 1)
+    await ask(engine, long)
+    await until(lambda: len(engine.cycle.reservations) == 2)
+    assert engine.state.jobs[long.job_id].state is JobState.QUEUED
+    await ask(engine, leaves(wide.job_id))
+    await until(lambda: engine.state.jobs[long.job_id].state is JobState.COMPLETED)
+
+
+async def test_behind_a_full_cluster_a_submission_is_not_worth_a_cycle(start: Start) -> None:
+    engine = await start(spec="1xH100")
+    await ask(engine, cmd.SetPolicy(Policy(reservation_depth=1)))
+    running = submission(engine, "sleep 30")
+    await asyncio.gather(*(ask(engine, one) for one in (running, *(submission(engine) for _ in range(2)))))
+    await until(lambda: engine.cycle.full is not None)
+    before = engine.cycle
+    for _ in range(3):
+        await ask(engine, submission(engine))
+    assert engine.cycle is before, "none of them can start, and all of them know why"
+    reason = explainer(engine.state, engine.cycle, 0)(engine.state.numbered[-1])
+    assert reason.startswith("waits for")
+    await ask(engine, submission(engine, gpu_count=0, cpu_cores=1))
+    await until(lambda: engine.state.numbered[-1].state is JobState.COMPLETED)
+    await ask(engine, cmd.Cancel(running.job_id))
+    await until(lambda: engine.state.counts[JobState.COMPLETED] == 6)
 
 
 async def test_every_event_names_what_it_came_from(start: Start) -> None:
