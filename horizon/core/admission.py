@@ -6,7 +6,7 @@ import copy
 from array import array as column
 from collections.abc import Callable
 from heapq import heappush
-from typing import Final
+from typing import Any, Final
 
 from msgspec.structs import force_setattr
 
@@ -14,7 +14,7 @@ from horizon.core import events as ev
 from horizon.core.charges import rate_of
 from horizon.core.dependencies import wait_for
 from horizon.core.inventory import number_in
-from horizon.core.model import JobSpec, JobState
+from horizon.core.model import QUEUED, JobSpec, JobState
 from horizon.core.state import ArrayState, Job, Request, Shape, Share, State
 
 
@@ -64,7 +64,7 @@ def admit(state: State, recorded: ev.Recorded, event: ev.JobSubmitted) -> None:
     if spec.array is not None:
         _add_tasks(state, job)
         return
-    state.counts[JobState.QUEUED] += 1
+    state.counts[QUEUED] += 1
     if not (job.held or job.begin_pending or job.unmet):
         state.queue.enqueue(job.number, job.priority.rank, job.share, job.shape)
 
@@ -97,8 +97,8 @@ def _add_tasks(state: State, job: Job) -> None:
         task.positions = job.positions.copy()
         state.jobs[task.id] = task
         state.numbered.append(task)
-    array.counts[JobState.QUEUED] = len(indices)
-    state.counts[JobState.QUEUED] += len(indices)
+    array.counts[QUEUED] = len(indices)
+    state.counts[QUEUED] += len(indices)
     if job.eligible:
         state.queue.enqueue_many(
             column("q", range(array.first, array.first + array.total)),
@@ -109,22 +109,7 @@ def _add_tasks(state: State, job: Job) -> None:
 
 
 def shape_of(state: State, spec: JobSpec, time_limit_s: int, account: int, array: int) -> int:
-    """The shape of such a job, a new one when there is none like it yet."""
-    request = _request(state, spec)
-    fields = (request, time_limit_s, account, array)
-    found = state.shape_ids.get(fields)
-    if found is None:
-        rate = rate_of(state.policy, spec.gpu_count, spec.gpu_type, spec.cpu_cores, spec.memory_mib)
-        found = state.shape_ids[fields] = state.queue.add_shape(rate)
-        state.shapes.append(Shape(*fields))
-        state.shape_rates.append(rate)
-        state.shapes_of[request].append(found)
-        if spec.gpu_count:
-            state.gpu_shapes.append(found)
-    return found
-
-
-def _request(state: State, spec: JobSpec) -> int:
+    """The shape of such a job, a new one when there is none like it yet. One look finds nearly all."""
     fields = (
         spec.gpu_count,
         spec.gpu_type,
@@ -134,7 +119,26 @@ def _request(state: State, spec: JobSpec) -> int:
         spec.nodes,
         spec.exclusive,
         tuple(sorted(spec.constraints.items())) if spec.constraints else (),
+        time_limit_s,
+        account,
+        array,
     )
+    found = state.shape_ids.get(fields)
+    if found is not None:
+        return found
+    request = _request(state, fields[:8])
+    rate = rate_of(state.policy, spec.gpu_count, spec.gpu_type, spec.cpu_cores, spec.memory_mib)
+    found = state.shape_ids[fields] = state.queue.add_shape(rate)
+    state.shapes.append(Shape(request, time_limit_s, account, array))
+    state.shape_rates.append(rate)
+    state.shapes_of[request].append(found)
+    if spec.gpu_count:
+        state.gpu_shapes.append(found)
+    return found
+
+
+def _request(state: State, fields: tuple[Any, ...]) -> int:
+    """The number of a request for all this, a new one when there is none yet."""
     found = state.request_ids.get(fields)
     if found is not None:
         return found

@@ -8,7 +8,7 @@ one on each of its tasks that it can concern.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from heapq import heappop, heappush
 from typing import Any, Final
 
@@ -29,7 +29,19 @@ from horizon.core.inventory import (
     set_node_state,
     unbook_nodes,
 )
-from horizon.core.model import AllocationState, Exit, JobState
+from horizon.core.model import (
+    CANCELLED,
+    COMPLETED,
+    FAILED,
+    HELD,
+    PREEMPTED,
+    QUEUED,
+    RELEASING,
+    RUNNING,
+    SCHEDULED,
+    Exit,
+    JobState,
+)
 from horizon.core.state import (
     SECOND_US,
     ArrayState,
@@ -63,10 +75,17 @@ def evolve(state: State, recorded: ev.Recorded) -> None:
     job.version = recorded.stream_version
     job.positions.append(recorded.position)
     array = state.arrays.get(job.number) if state.arrays else None
-    if array is None:
-        _happen(state, job, event, steps)
-    else:
-        _happen_to_tasks(state, array, event, steps)
+    step, around = steps
+    for one in (job,) if array is None else _concerned(state, array, event, step):
+        was = one.state
+        step(one, event, recorded.recorded_at_us)
+        if one.state is not was:
+            state.counts[was] -= 1
+            state.counts[one.state] += 1
+            if one.array:
+                _count_task(state, state.arrays[one.array], one, was)
+        if around is not None:
+            around(state, one, event)
     if state.deadlines or state.begins:
         _drop_stale(state)
 
@@ -76,30 +95,15 @@ Around = Callable[[State, Job, Any], None]
 Steps = tuple[ToJob, Around | None]
 
 
-def _happen(state: State, job: Job, event: ev.Event, steps: Steps) -> None:
-    step, around = steps
-    was = job.state
-    step(job, event, state.recorded_at_us)
-    now = job.state
-    if now is not was:
-        counts = state.counts
-        counts[was] -= 1
-        counts[now] += 1
-        if job.array:
-            _count_task(state, state.arrays[job.array], job, was)
-    if around is not None:
-        around(state, job, event)
-
-
-def _happen_to_tasks(state: State, array: ArrayState, event: ev.Event, steps: Steps) -> None:
+def _concerned(state: State, array: ArrayState, event: ev.Event, step: ToJob) -> Iterator[Job]:
     """What is said of an array holds for its tasks: a hold for those that wait, all else for those alive."""
     waiting_only = type(event) in (ev.JobHeld, ev.JobReleased)
-    steps[0](array.job, event, state.recorded_at_us)
+    step(array.job, event, state.recorded_at_us)
     for task in state.tasks(array):
-        if task.state is JobState.QUEUED if waiting_only else not task.state.ended:
+        if task.state is QUEUED if waiting_only else not task.state.ended:
             task.version += 1
             task.positions.append(state.position)
-            _happen(state, task, event, steps)
+            yield task
 
 
 def foresee(job: Job, events: Iterable[ev.Event], now_us: int) -> Job:
@@ -120,7 +124,7 @@ def _count_task(state: State, array: ArrayState, task: Job, was: JobState) -> No
     counts[task.state] += 1
     at_us = state.recorded_at_us
     job.scheduled_at_us = job.scheduled_at_us or task.scheduled_at_us
-    started = task.state is JobState.RUNNING and not job.ran
+    started = task.state is RUNNING and not job.ran
     if started:
         job.started_at_us, job.ran = at_us, True
     ended = sum(counts[one] for one in _ENDS) == array.total
@@ -129,16 +133,16 @@ def _count_task(state: State, array: ArrayState, task: Job, was: JobState) -> No
         job.completed_at_us = at_us
         job.held = job.begin_pending = False
     else:
-        job.state = JobState.QUEUED if not any(counts[one] for one in _ALIVE) else JobState.RUNNING
+        job.state = QUEUED if not any(counts[one] for one in _ALIVE) else RUNNING
     if started or ended:
         tell_dependents(state, job)
     if ended:
         state.doomed.pop(job.number, None)
 
 
-_ENDS: Final = (JobState.CANCELLED, JobState.FAILED, JobState.COMPLETED)
+_ENDS: Final = (CANCELLED, FAILED, COMPLETED)
 """How an array ended: as the worst of its tasks."""
-_ALIVE: Final = (JobState.SCHEDULED, JobState.RUNNING, JobState.PREEMPTED)
+_ALIVE: Final = (SCHEDULED, RUNNING, PREEMPTED)
 
 
 # --- what an event does to the job itself -------------------------------------------------------------
@@ -169,10 +173,10 @@ def _reserved(job: Job, event: ev.JobReserved, at_us: int) -> None:
 
 
 def _scheduled(job: Job, event: ev.JobScheduled, at_us: int) -> None:
-    job.state = JobState.SCHEDULED
+    job.state = SCHEDULED
     job.attempt = event.attempt
     job.allocation = event.allocation
-    job.allocation_state = AllocationState.HELD
+    job.allocation_state = HELD
     job.scheduled_at_us = at_us
     job.started_at_us = 0
     job.exit_code = job.signal = None
@@ -180,7 +184,7 @@ def _scheduled(job: Job, event: ev.JobScheduled, at_us: int) -> None:
 
 
 def _started(job: Job, event: ev.JobStarted, at_us: int) -> None:
-    job.state = JobState.RUNNING
+    job.state = RUNNING
     job.ran = True
     job.started_at_us = job.saved_at_us = at_us
 
@@ -204,14 +208,14 @@ def _requeue_requested(job: Job, event: ev.RequeueRequested, at_us: int) -> None
 
 
 def _preempted(job: Job, event: ev.JobPreempted, at_us: int) -> None:
-    job.state = JobState.PREEMPTED
+    job.state = PREEMPTED
     job.preempted += 1
     job.lost_gpu_us += event.lost_gpu_us
-    job.allocation_state = AllocationState.RELEASING
+    job.allocation_state = RELEASING
 
 
 def _requeued(job: Job, event: ev.JobRequeued, at_us: int) -> None:
-    job.state = JobState.QUEUED
+    job.state = QUEUED
     job.reason = event.reason
     job.stop = None
     job.stopped_by = ""
@@ -222,7 +226,7 @@ def _requeued(job: Job, event: ev.JobRequeued, at_us: int) -> None:
         job.begin_at_us, job.begin_pending = event.not_before_us, True
     _take_exit(job, event.exit)
     if job.allocation_state is not None:
-        job.allocation_state = AllocationState.RELEASING
+        job.allocation_state = RELEASING
 
 
 def _ended(job: Job, state: JobState, exit: Exit | None, reason: str, at_us: int) -> None:
@@ -232,7 +236,7 @@ def _ended(job: Job, state: JobState, exit: Exit | None, reason: str, at_us: int
     job.held = job.begin_pending = False
     _take_exit(job, exit)
     if job.allocation_state is not None:
-        job.allocation_state = AllocationState.RELEASING
+        job.allocation_state = RELEASING
 
 
 def _take_exit(job: Job, exit: Exit | None) -> None:
@@ -241,16 +245,16 @@ def _take_exit(job: Job, exit: Exit | None) -> None:
 
 
 def _completed(job: Job, event: ev.JobCompleted, at_us: int) -> None:
-    _ended(job, JobState.COMPLETED, event.exit, "", at_us)
+    _ended(job, COMPLETED, event.exit, "", at_us)
 
 
 def _failed(job: Job, event: ev.JobFailed, at_us: int) -> None:
-    _ended(job, JobState.FAILED, event.exit, event.reason, at_us)
+    _ended(job, FAILED, event.exit, event.reason, at_us)
 
 
 def _cancelled(job: Job, event: ev.JobCancelled, at_us: int) -> None:
     reason = f"cancelled by {event.by}" + (f": {event.reason}" if event.reason else "")
-    _ended(job, JobState.CANCELLED, None, reason, at_us)
+    _ended(job, CANCELLED, None, reason, at_us)
 
 
 def _allocation_released(job: Job, event: ev.AllocationReleased, at_us: int) -> None:
@@ -290,9 +294,9 @@ def _updated_around(state: State, job: Job, event: ev.JobUpdated) -> None:
     if waits:
         state.queue.remove(job.number)
         state.queue.enqueue(job.number, job.priority.rank, job.share, job.shape)
-    if job.allocation_state is AllocationState.HELD and job.stop is None:
+    if job.allocation_state is HELD and job.stop is None:
         expect_end(state, job, _planned_end_us(state, job))
-        if job.state is JobState.RUNNING:
+        if job.state is RUNNING:
             _set_deadline(state, job)
 
 
@@ -327,8 +331,10 @@ def _stopping_around(state: State, job: Job, event: Any) -> None:
 
 
 def _leaves(state: State, job: Job, by_us: int) -> None:
-    state.leaving[job.number] = job
-    expect_end(state, job, by_us)
+    """What it holds, if anything, is free by then."""
+    if job.allocation_state is not None:
+        state.leaving[job.number] = job
+        expect_end(state, job, by_us)
 
 
 def _preemption_around(state: State, job: Job, event: ev.PreemptionRequested) -> None:
@@ -350,7 +356,7 @@ def _drop_stale(state: State) -> None:
         at_us, number, attempt = state.deadlines[0]
         job = state.numbered[number - 1]
         if (
-            job.state is JobState.RUNNING
+            job.state is RUNNING
             and job.attempt == attempt
             and job.stop is None
             and at_us == job.started_at_us + job.time_limit_s * SECOND_US
@@ -370,22 +376,17 @@ def _requeued_around(state: State, job: Job, event: ev.JobRequeued) -> None:
         heappush(state.begins, (job.begin_at_us, job.number))
     if job.array:
         job.held = state.arrays[job.array].job.held
-    _gone_soon(state, job)
+    _leaves(state, job, state.recorded_at_us)
     _enter_queue(state, job, event)
 
 
-def _gone_soon(state: State, job: Job) -> None:
-    """Its own processes have ended; what it holds is free when all are gone, any moment now."""
-    if job.allocation_state is not None:
-        _leaves(state, job, state.recorded_at_us)
-
-
 def _preempted_around(state: State, job: Job, event: Any) -> None:
-    _gone_soon(state, job)
+    _leaves(state, job, state.recorded_at_us)
 
 
 def _ended_around(state: State, job: Job, event: Any) -> None:
-    _gone_soon(state, job)
+    """Its own processes have ended; what it holds is free when all are gone, any moment now."""
+    _leaves(state, job, state.recorded_at_us)
     if state.dependents:
         tell_dependents(state, job)
     if state.doomed:
@@ -397,7 +398,7 @@ def _dropped_around(state: State, job: Job, event: Any) -> None:
         state.cycle = event.cycle or state.cycle
     _leave_queue(state, job, event)
     _ended_around(state, job, event)
-    if type(event) is ev.JobCancelled and job.allocation_state is not None:
+    if type(event) is ev.JobCancelled:
         _leaves(state, job, state.recorded_at_us + job.spec.grace_period_s * SECOND_US)
 
 
@@ -411,13 +412,6 @@ def _scheduled_around(state: State, job: Job, event: ev.JobScheduled) -> None:
         state.arrays[job.array].active += 1
     if job.predicted_us:
         _score_estimate(state, job)
-    for placement in event.allocation:
-        node = state.nodes[placement.node]
-        node.jobs[job.id] = job.spec.exclusive
-        node.cores_held += placement.cpu_cores
-        node.memory_held_mib += placement.memory_mib
-        for gpu_id in placement.gpu_ids:
-            state.holders[gpu_id] = job.id
     hold_what_it_got(state, job, _planned_end_us(state, job))
     job.rate = _rate(state, job)
     state.queue.hold(job.share, job.rate, state.recorded_at_us)
@@ -437,19 +431,13 @@ def _rate(state: State, job: Job) -> int:
 def _released_around(state: State, job: Job, event: ev.AllocationReleased) -> None:
     del state.holding[job.id]
     state.leaving.pop(job.number, None)
-    state.preemptible[job.priority.rank].pop(job.id, None)
+    if job.spec.preemptible:
+        state.preemptible[job.priority.rank].pop(job.id, None)
     if job.array:
         state.arrays[job.array].active -= 1
-    for claim in state.claims.values():
+    for claim in state.claims.values() if state.claims else ():
         if claim.victims.pop(job.id, None) and not claim.victims:
             claim.freed_cycle = state.cycle
-    for placement in job.allocation:
-        node = state.nodes[placement.node]
-        del node.jobs[job.id]
-        node.cores_held -= placement.cpu_cores
-        node.memory_held_mib -= placement.memory_mib
-        for gpu_id in placement.gpu_ids:
-            del state.holders[gpu_id]
     free_what_it_held(state, job)
     state.queue.release(job.share, job.rate, state.recorded_at_us)
     _count_gpus(state, job, -1)

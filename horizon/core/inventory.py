@@ -135,17 +135,16 @@ def _hold(state: State, node: Node, job: Job) -> None:
 def hold_what_it_got(state: State, job: Job, end_us: int) -> None:
     """The job holds its allocation, and is expected to end then. O(allocation)."""
     job.expected_us = end_us
+    exclusive, holders = job.spec.exclusive, state.holders
     for placement in job.allocation:
-        node = state.nodes[placement.node]
-        state.cluster.hold(
-            node.index,
-            job.number,
-            [node.slots[uuid] for uuid in placement.gpu_ids],
-            placement.cpu_cores,
-            placement.memory_mib,
-            job.spec.exclusive,
-            end_us,
-        )
+        node, cores, memory_mib = state.nodes[placement.node], placement.cpu_cores, placement.memory_mib
+        node.jobs[job.id] = exclusive
+        node.cores_held += cores
+        node.memory_held_mib += memory_mib
+        for uuid in placement.gpu_ids:
+            holders[uuid] = job.id
+        slots = [node.slots[uuid] for uuid in placement.gpu_ids]
+        state.cluster.hold(node.index, job.number, slots, cores, memory_mib, exclusive, end_us)
 
 
 def expect_end(state: State, job: Job, end_us: int) -> None:
@@ -159,14 +158,24 @@ def expect_end(state: State, job: Job, end_us: int) -> None:
 
 def free_what_it_held(state: State, job: Job) -> None:
     """Nothing of the allocation is held any more. O(allocation)."""
+    for placement in job.allocation:
+        node = state.nodes[placement.node]
+        del node.jobs[job.id]
+        node.cores_held -= placement.cpu_cores
+        node.memory_held_mib -= placement.memory_mib
+        for uuid in placement.gpu_ids:
+            del state.holders[uuid]
     for index in _nodes_of(state, job):
         state.cluster.release(index, job.number)
 
 
 def _nodes_of(state: State, job: Job) -> list[int]:
     """The numbers of the nodes where the job holds something."""
+    allocation = job.allocation
     if not state.devices_moved:
-        return [state.nodes[placement.node].index for placement in job.allocation]
+        if len(allocation) == 1:
+            return [state.nodes[allocation[0].node].index]  # nearly all jobs, and a comprehension is a call
+        return [state.nodes[placement.node].index for placement in allocation]
     nodes = dict.fromkeys(state.nodes[placement.node].index for placement in job.allocation)
     for placement in job.allocation:
         for uuid in placement.gpu_ids:

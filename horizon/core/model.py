@@ -49,22 +49,25 @@ class JobState(StrEnum):
         return not LEGAL_MOVES[self]
 
 
+QUEUED, SCHEDULED, RUNNING, PREEMPTED, COMPLETED, FAILED, CANCELLED = JobState
+"""For hot paths: Python 3.11 finds a member by way of its Enum ten times as slowly as a global."""
+
 LEGAL_MOVES: Final[dict[JobState, frozenset[JobState]]] = {
-    JobState.QUEUED: frozenset({JobState.SCHEDULED, JobState.CANCELLED, JobState.FAILED}),
-    JobState.SCHEDULED: frozenset({JobState.RUNNING, JobState.QUEUED, JobState.FAILED, JobState.CANCELLED}),
-    JobState.RUNNING: frozenset(
+    QUEUED: frozenset({SCHEDULED, CANCELLED, FAILED}),
+    SCHEDULED: frozenset({RUNNING, QUEUED, FAILED, CANCELLED}),
+    RUNNING: frozenset(
         {
-            JobState.COMPLETED,
-            JobState.FAILED,
-            JobState.PREEMPTED,
-            JobState.QUEUED,
-            JobState.CANCELLED,
+            COMPLETED,
+            FAILED,
+            PREEMPTED,
+            QUEUED,
+            CANCELLED,
         }
     ),
-    JobState.PREEMPTED: frozenset({JobState.QUEUED, JobState.CANCELLED}),
-    JobState.COMPLETED: frozenset(),
-    JobState.FAILED: frozenset(),
-    JobState.CANCELLED: frozenset(),
+    PREEMPTED: frozenset({QUEUED, CANCELLED}),
+    COMPLETED: frozenset(),
+    FAILED: frozenset(),
+    CANCELLED: frozenset(),
 }
 """Every legal move; any other is refused by ``decide``."""
 
@@ -79,6 +82,9 @@ class AllocationState(StrEnum):
 
     HELD = "held"
     RELEASING = "releasing"
+
+
+HELD, RELEASING = AllocationState
 
 
 class StopSignal(StrEnum):

@@ -17,6 +17,7 @@ from msgspec import Struct
 from horizon._placement import Cluster
 from horizon._queue import JobQueue
 from horizon.core.model import (
+    QUEUED,
     Allocation,
     AllocationState,
     DependencyKind,
@@ -106,7 +107,7 @@ class Job(Struct, gc=False):
     def eligible(self) -> bool:
         """Whether it stands in the queue: nothing but its turn and room keeps it from starting."""
         return (
-            self.state is JobState.QUEUED
+            self.state is QUEUED
             and not self.held
             and not self.begin_pending
             and not self.unmet
@@ -302,8 +303,8 @@ class State:
         self.request_ids: dict[tuple[object, ...], int] = {}
         """By the fields of the request."""
         self.requests: list[Request] = []
-        self.shape_ids: dict[tuple[int, int, int, int], int] = {}
-        """By the fields of the shape."""
+        self.shape_ids: dict[tuple[object, ...], int] = {}
+        """By the fields of its request and its own."""
         self.shapes: list[Shape] = []
         self.shape_rates: list[int] = []
         """What a job of each shape costs, as in the queue."""
