@@ -30,6 +30,7 @@ pytestmark = pytest.mark.skipif(not TRACES.is_dir(), reason="the traces are not 
 SP2 = Hardware(1, 128, "CPU")
 POOL = Hardware(1, 512)
 """All GPUs as one pool."""
+DAY_S = 86_400
 PREFIX = 6_000
 """Jobs of SP2 that are simulated whenever tests run; all of them are slow."""
 
@@ -110,6 +111,22 @@ def test_every_job_of_sp2_waits_exactly_as_long_as_is_known(known: Known) -> Non
     assert outcome.bounded_slowdown.mean == pytest.approx(known.mean_bounded_slowdown, abs=0.005)
     assert outcome.makespan_s == known.makespan_s
     assert outcome.utilisation == pytest.approx(known.utilisation, abs=0.00005)
+
+
+@pytest.mark.slow
+def test_on_sp2_fair_shares_leave_nobody_waiting_for_a_month_thanks_to_patience() -> None:
+    """Light users who come anew push the wide jobs of heavy ones back, again and again."""
+    patient, impatient = (
+        simulate(sp2().jobs, SP2, Policy(examined_max=limits.EXAMINED_MAX, patience_s=patience_s))
+        for patience_s in (DAY_S, 0)
+    )
+    longest_s = max(one.wait_s for one in patient.ran)
+    assert not patient.left
+    assert longest_s < 7 * DAY_S
+    assert sum(one.wait_s > 30 * DAY_S for one in impatient.ran) > 500
+    one, other = (outcome_of(simulation, SP2) for simulation in (patient, impatient))
+    assert one.wait_s.mean < other.wait_s.mean / 2
+    assert one.utilisation > other.utilisation
 
 
 @pytest.mark.slow
