@@ -130,7 +130,7 @@ def test_fill_an_empty_cluster(benchmark: Any, kind: str, come: Callable[[World,
     per_call(
         benchmark, fill, 1, question=question, input=f"{gpus:,} GPUs", rounds=min(3, ROUNDS), setup=build
     )  # fmt: skip
-    assert len(worlds[0].state.holders) == gpus
+    assert len(worlds[0].state.devices.holders) == gpus
     deciding, folding = min(spent, key=sum)
     benchmark.extra_info["result"] = f"deciding {deciding:.2f} s, folding {folding:.2f} s"
 

@@ -140,8 +140,8 @@ def gpu_counts(state: State, node: Node) -> wire.GpuCounts:
     """None of a lost node's GPUs is free."""
     counts = wire.GpuCounts(len(node.inventory.devices), 0, 0, 0, 0)
     for device in node.inventory.devices:
-        holder = state.holders.get(device.uuid)
-        if device.uuid in state.failed_devices:
+        holder = state.devices.holders.get(device.uuid)
+        if device.uuid in state.devices.failed:
             counts.failed += 1
         elif holder is None:
             counts.free += not node.lost
@@ -242,13 +242,13 @@ def _gpu_answers(state: State, node: Node) -> Iterator[wire.GpuAnswer]:
 
 
 def _failure(state: State, uuid: str) -> str | None:
-    fault = state.failed_devices.get(uuid)
+    fault = state.devices.failed.get(uuid)
     return None if fault is None else fault.reason
 
 
 def _gpu_answer(state: State, node: Node, device: Device, failure: str | None) -> wire.GpuAnswer:
     """``failure`` is why it is not to be used, None when it is well."""
-    holder = state.holders.get(device.uuid)
+    holder = state.devices.holders.get(device.uuid)
     job = None if holder is None else state.jobs[holder]
     return wire.GpuAnswer(
         device.uuid,
@@ -308,6 +308,6 @@ def _render_gpu(uuid: str) -> Render:
 
 def _place_of(state: State, uuid: str) -> tuple[Node, Device]:
     """Where a device is: where it turned up last, but rather on a node that is there."""
-    places = [(state.nodes[name], slot) for name, slot in state.device_places[uuid]]
+    places = [(state.nodes[name], slot) for name, slot in state.devices.places[uuid]]
     node, slot = max(reversed(places), key=lambda place: not place[0].lost)
     return node, node.inventory.devices[slot]

@@ -162,9 +162,9 @@ async def _gpu_readings(state: State) -> list[Metric]:
     async for some in slices(list(state.nodes.values()), NODE_SLICE):
         for node in some:
             for device in node.inventory.devices:
-                id = state.holders.get(device.uuid)
+                id = state.devices.holders.get(device.uuid)
                 holder = None if id is None else state.jobs[id]
-                kind = gpu_state(node, device.uuid in state.failed_devices, holder)
+                kind = gpu_state(node, device.uuid in state.devices.failed, holder)
                 counts[device.gpu_type, kind] = counts.get((device.gpu_type, kind), 0) + 1
     gpus = GaugeMetricFamily("horizon_gpus", "GPUs by type and state", labels=["gpu_type", "state"])
     for gpu_type in sorted({gpu_type for gpu_type, _ in counts}):

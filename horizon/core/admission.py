@@ -123,29 +123,29 @@ def shape_of(state: State, spec: JobSpec, time_limit_s: int, account: int, array
         account,
         array,
     )
-    found = state.shape_ids.get(fields)
+    found = state.shape_index.ids.get(fields)
     if found is not None:
         return found
     request = _request(state, fields[:8])
     rate = rate_of(state.policy, spec.gpu_count, spec.gpu_type, spec.cpu_cores, spec.memory_mib)
-    found = state.shape_ids[fields] = state.queue.add_shape(rate)
+    found = state.shape_index.ids[fields] = state.queue.add_shape(rate)
     state.shapes.append(Shape(request, time_limit_s, account, array))
-    state.shape_rates.append(rate)
-    state.shapes_of[request].append(found)
+    state.shape_index.rates.append(rate)
+    state.shape_index.of[request].append(found)
     if spec.gpu_count:
-        state.gpu_shapes.append(found)
+        state.shape_index.with_gpus.append(found)
     return found
 
 
 def _request(state: State, fields: tuple[Any, ...]) -> int:
     """The number of a request for all this, a new one when there is none yet."""
-    found = state.request_ids.get(fields)
+    found = state.shape_index.request_ids.get(fields)
     if found is not None:
         return found
     request = Request(*fields)
-    gpu_type = -1 if request.gpu_type is None else number_in(state.gpu_types, request.gpu_type.lower())
-    labels = [number_in(state.label_ids, pair) for pair in request.constraints]
-    found = state.request_ids[fields] = state.cluster.add_request(
+    gpu_type = -1 if request.gpu_type is None else number_in(state.terms.gpu_types, request.gpu_type.lower())
+    labels = [number_in(state.terms.labels, pair) for pair in request.constraints]
+    found = state.shape_index.request_ids[fields] = state.cluster.add_request(
         request.gpu_count,
         gpu_type,
         request.gpu_memory_mib,
@@ -156,7 +156,7 @@ def _request(state: State, fields: tuple[Any, ...]) -> int:
         labels,
     )
     state.requests.append(request)
-    state.shapes_of.append(column("i"))
+    state.shape_index.of.append(column("i"))
     return found
 
 

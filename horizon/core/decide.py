@@ -236,7 +236,7 @@ def _attempt_ended(state: State, job: Job, c: cmd.ReportEnded, given: Given) -> 
         return _requeued(job, ev.RequeueCause.REQUEST, f"requeued by {job.stopped_by}")
     reason = failure(c.exit)
     again = job.attempts_lost < limits.ATTEMPTS_LOST_MAX
-    if again and any(gpu_id in state.failed_devices for one in job.allocation for gpu_id in one.gpu_ids):
+    if again and any(gpu_id in state.devices.failed for one in job.allocation for gpu_id in one.gpu_ids):
         return _requeued(job, ev.RequeueCause.DEVICE, f"a GPU that it held has failed: {reason}", c.exit)
     where = job.allocation[min(c.rank, len(job.allocation) - 1)].node
     if c.lost and again:
@@ -352,21 +352,21 @@ def _node(state: State, name: str) -> Node:
 
 
 def _fail_device(state: State, c: cmd.FailDevice, given: Given) -> Events:
-    node, known = _node_of(state, c.device), state.failed_devices.get(c.device)
+    node, known = _node_of(state, c.device), state.devices.failed.get(c.device)
     if known is not None and (given.actor == EXECUTOR or known.reason == c.reason):
         return ()  # what a person said of it is not for the executor to say anew
     return (ev.DeviceFailed(node=node, device=c.device, by=given.actor, reason=c.reason),)
 
 
 def _recover_device(state: State, c: cmd.RecoverDevice, given: Given) -> Events:
-    node, known = _node_of(state, c.device), state.failed_devices.get(c.device)
+    node, known = _node_of(state, c.device), state.devices.failed.get(c.device)
     if known is None or (given.actor == EXECUTOR and known.by != EXECUTOR):
         return ()
     return (ev.DeviceRecovered(node=node, device=c.device, by=given.actor),)
 
 
 def _node_of(state: State, device: str) -> str:
-    places = state.device_places.get(device)
+    places = state.devices.places.get(device)
     if not places:
         raise Rejected(Refusal.NOT_FOUND, f"there is no GPU {device!r}")
     return places[-1][0]

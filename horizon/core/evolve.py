@@ -422,7 +422,7 @@ def _rate(state: State, job: Job) -> int:
     """What the attempt costs, by the devices that it got."""
     spec = job.spec
     if not (spec.gpu_count and state.policy.gpu_cost):
-        return state.shape_rates[job.shape]
+        return state.shape_index.rates[job.shape]
     node = state.nodes[job.allocation[0].node]
     gpu_type = node.inventory.devices[node.slots[job.allocation[0].gpu_ids[0]]].gpu_type
     return rate_of(state.policy, spec.gpu_count, gpu_type, spec.cpu_cores, spec.memory_mib)
@@ -513,12 +513,12 @@ def _node_resumed(state: State, event: ev.NodeResumed) -> None:
 
 
 def _device_failed(state: State, event: ev.DeviceFailed) -> None:
-    state.failed_devices[event.device] = Fault(event.by, event.reason)
+    state.devices.failed[event.device] = Fault(event.by, event.reason)
     set_device(state, event.device, usable=False)
 
 
 def _device_recovered(state: State, event: ev.DeviceRecovered) -> None:
-    state.failed_devices.pop(event.device, None)
+    state.devices.failed.pop(event.device, None)
     set_device(state, event.device, usable=True)
 
 
@@ -567,7 +567,7 @@ def _policy_set(state: State, event: ev.PolicySet) -> None:
     for number, shape in enumerate(state.shapes):
         request = state.requests[shape.request]
         rate = rate_of(policy, request.gpu_count, request.gpu_type, request.cpu_cores, request.memory_mib)
-        state.shape_rates[number] = rate
+        state.shape_index.rates[number] = rate
         state.queue.set_shape_rate(number, rate)
     if before.topology_labels != policy.topology_labels:
         rejoin_all(state)

@@ -21,17 +21,17 @@ def join(state: State, node: Node, inventory: Inventory) -> None:
     """
     name, before = inventory.name, node.slots
     for uuid in before:
-        state.device_places[uuid].remove((name, before[uuid]))
+        state.devices.places[uuid].remove((name, before[uuid]))
     node.inventory = inventory
     node.slots = {device.uuid: slot for slot, device in enumerate(inventory.devices)}
     for uuid, slot in node.slots.items():
-        state.device_places.setdefault(uuid, []).append((name, slot))
-        if state.device_homes.setdefault(uuid, name) != name:
-            state.devices_moved = True
+        state.devices.places.setdefault(uuid, []).append((name, slot))
+        if state.devices.homes.setdefault(uuid, name) != name:
+            state.devices.moved = True
     concerned = {name: True}
-    if state.devices_moved:
+    if state.devices.moved:
         concerned.update(
-            {place[0]: True for uuid in (*before, *node.slots) for place in state.device_places[uuid]}
+            {place[0]: True for uuid in (*before, *node.slots) for place in state.devices.places[uuid]}
         )
     for one in concerned:
         _set_up(state, state.nodes[one])
@@ -48,12 +48,12 @@ def _set_up(state: State, node: Node) -> None:
             (kind_of(state, device), device.link_group, device.numa_node, root)
             for device, root in zip(inventory.devices, _pcie_roots(inventory), strict=True)
         ],
-        [number_in(state.label_ids, pair) for pair in inventory.labels.items()],
+        [number_in(state.terms.labels, pair) for pair in inventory.labels.items()],
         list(_domains(state, inventory)),
     )
     set_node_state(state, node)
     for uuid, slot in node.slots.items():
-        if uuid in state.failed_devices or state.device_places[uuid][-1] != (inventory.name, slot):
+        if uuid in state.devices.failed or state.devices.places[uuid][-1] != (inventory.name, slot):
             state.cluster.set_device(node.index, slot, False)
     for job in _holding_on(state, node):
         _hold(state, node, job)
@@ -73,10 +73,10 @@ def kind_of(state: State, device: Device) -> int:
     keep some MiB for themselves, and not all the same."""
     gpu_type = device.gpu_type.lower()
     gib = -(-device.memory_mib // MIB_PER_GIB)
-    kind = state.device_kinds.get((gpu_type, gib))
+    kind = state.terms.kinds.get((gpu_type, gib))
     if kind is None:
-        kind = state.cluster.add_kind(number_in(state.gpu_types, gpu_type), gib * MIB_PER_GIB)
-        state.device_kinds[gpu_type, gib] = kind
+        kind = state.cluster.add_kind(number_in(state.terms.gpu_types, gpu_type), gib * MIB_PER_GIB)
+        state.terms.kinds[gpu_type, gib] = kind
     return kind
 
 
@@ -88,7 +88,7 @@ def _pcie_roots(inventory: Inventory) -> list[int]:
 def _domains(state: State, inventory: Inventory) -> Iterator[int]:
     for label in state.policy.topology_labels:
         value = inventory.labels.get(label)
-        yield -1 if value is None else number_in(state.domain_ids, (label, value))
+        yield -1 if value is None else number_in(state.terms.domains, (label, value))
 
 
 def number_in(known: dict[K, int], what: K) -> int:
@@ -101,7 +101,7 @@ def set_node_state(state: State, node: Node) -> None:
 
 
 def set_device(state: State, uuid: str, usable: bool) -> None:
-    places = state.device_places.get(uuid, [])
+    places = state.devices.places.get(uuid, [])
     for place in places:
         state.cluster.set_device(state.nodes[place[0]].index, place[1], usable and place == places[-1])
 
@@ -111,13 +111,13 @@ def set_device(state: State, uuid: str, usable: bool) -> None:
 
 def _holding_on(state: State, node: Node) -> list[Job]:
     """Who holds something of the node: what it was given there, or a device that has turned up there."""
-    ids = dict.fromkeys(node.jobs)
-    ids.update(dict.fromkeys(state.holders[uuid] for uuid in node.slots if uuid in state.holders))
+    ids, holders = dict.fromkeys(node.jobs), state.devices.holders
+    ids.update(dict.fromkeys(holders[uuid] for uuid in node.slots if uuid in holders))
     return [state.jobs[id] for id in ids]
 
 
 def _hold(state: State, node: Node, job: Job) -> None:
-    slots = [slot for uuid, slot in node.slots.items() if state.holders.get(uuid) == job.id]
+    slots = [slot for uuid, slot in node.slots.items() if state.devices.holders.get(uuid) == job.id]
     placement = next((one for one in job.allocation if one.node == node.inventory.name), None)
     cores, memory_mib = (placement.cpu_cores, placement.memory_mib) if placement else (0, 0)
     state.cluster.hold(
@@ -135,7 +135,7 @@ def _hold(state: State, node: Node, job: Job) -> None:
 def hold_what_it_got(state: State, job: Job, end_us: int) -> None:
     """The job holds its allocation, and is expected to end then. O(allocation)."""
     job.expected_us = end_us
-    exclusive, holders = job.spec.exclusive, state.holders
+    exclusive, holders = job.spec.exclusive, state.devices.holders
     for placement in job.allocation:
         node, cores, memory_mib = state.nodes[placement.node], placement.cpu_cores, placement.memory_mib
         node.jobs[job.id] = exclusive
@@ -164,7 +164,7 @@ def free_what_it_held(state: State, job: Job) -> None:
         node.cores_held -= placement.cpu_cores
         node.memory_held_mib -= placement.memory_mib
         for uuid in placement.gpu_ids:
-            del state.holders[uuid]
+            del state.devices.holders[uuid]
     for index in _nodes_of(state, job):
         state.cluster.release(index, job.number)
 
@@ -172,14 +172,14 @@ def free_what_it_held(state: State, job: Job) -> None:
 def _nodes_of(state: State, job: Job) -> list[int]:
     """The numbers of the nodes where the job holds something."""
     allocation = job.allocation
-    if not state.devices_moved:
+    if not state.devices.moved:
         if len(allocation) == 1:
             return [state.nodes[allocation[0].node].index]  # nearly all jobs, and a comprehension is a call
         return [state.nodes[placement.node].index for placement in allocation]
     nodes = dict.fromkeys(state.nodes[placement.node].index for placement in job.allocation)
     for placement in job.allocation:
         for uuid in placement.gpu_ids:
-            places = state.device_places.get(uuid, ())
+            places = state.devices.places.get(uuid, ())
             if len(places) != 1 or places[0][0] != placement.node:
                 nodes.update(dict.fromkeys(state.nodes[name].index for name, _ in places))
     return list(nodes)

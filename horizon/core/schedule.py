@@ -312,7 +312,7 @@ class Round:
             walk.block(job.shape)
             self.shape_verdicts[job.shape] = verdict
         elif not self.plan.idle():
-            walk.block_many(self.state.gpu_shapes)
+            walk.block_many(self.state.shape_index.with_gpus)
             self.full = verdict
             self._pass_request(walk, request, verdict)  # it may ask for no GPU
         elif request not in self.limit_verdicts and self.plan.fits(request, 1) is None:
@@ -343,7 +343,7 @@ class Round:
         return may_give_way(self.state, job.priority.rank)
 
     def _pass_request(self, walk: Walk, request: int, verdict: Verdict) -> None:
-        walk.block_many(self.state.shapes_of[request])
+        walk.block_many(self.state.shape_index.of[request])
         self.request_verdicts[request] = verdict
 
     @property

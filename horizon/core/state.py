@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 from horizon._placement import Cluster
 from horizon._queue import JobQueue
@@ -246,89 +246,113 @@ class Estimates(Struct):
     """Those after it."""
 
 
-class State:
+class Terms(Struct):
+    """What nodes are and what requests ask for, by number: the cluster knows nothing else of it."""
+
+    gpu_types: dict[str, int] = {}
+    """In small letters."""
+    kinds: dict[tuple[str, int], int] = {}
+    """Kinds of devices, by type and memory in GiB, rounded up."""
+    labels: dict[tuple[str, str], int] = {}
+    domains: dict[tuple[str, str], int] = {}
+    """Labels that name what connects nodes."""
+
+
+class Devices(Struct):
+    """The devices of all nodes by UUID: one that turns up on another node, or a node under another name, is
+    still held, and still failed."""
+
+    places: dict[str, list[tuple[str, int]]] = {}
+    """Where each is: node and slot. More than one when it turned up elsewhere."""
+    homes: dict[str, str] = {}
+    """Where each was first."""
+    moved: bool = False
+    """Whether any has turned up elsewhere since."""
+    holders: dict[str, str] = {}
+    """Which job holds each GPU that is not free, ``releasing`` ones included."""
+    failed: dict[str, Fault] = {}
+    """Those that are not to be used."""
+
+
+class ShapeIndex(Struct):
+    """Finds requests and shapes by what they are, and shapes by what they ask for."""
+
+    request_ids: dict[tuple[object, ...], int] = {}
+    """By the fields of the request."""
+    ids: dict[tuple[object, ...], int] = {}
+    """By the fields of its request and its own."""
+    rates: list[int] = []
+    """What a job of each shape costs, as in the queue."""
+    of: list[array[int]] = []
+    """By request: the shapes that ask for it."""
+    with_gpus: array[int] = field(default_factory=lambda: array("i"))
+    """The shapes that ask for GPUs."""
+
+
+def _queue_under(policy: Policy) -> JobQueue:
+    return JobQueue(policy.half_life_s * SECOND_US, policy.charge_ahead_s * SECOND_US)
+
+
+class State(Struct, eq=False):
     """All projections together. Sizes are those of the log so far; nothing here does I/O."""
 
-    def __init__(self) -> None:
-        self.position = 0
-        self.recorded_at_us = 0
-        self.epoch = 0
-        self.cycle = 0
-        """The number of the last cycle that decided anything."""
-        self.jobs: dict[str, Job] = {}
-        self.numbered: list[Job] = []
-        """Jobs in order of submission: job number n is at n - 1."""
-        self.counts: dict[JobState, int] = dict.fromkeys(JobState, 0)
-        self.holding: dict[str, Job] = {}
-        """Jobs with an allocation, in the order they got it."""
-        self.policy = Policy()
-        self.policy_version = 0
-        """0 before the first was set: then the defaults of this program hold."""
-        self.leaving: dict[int, Job] = {}
-        """By number: those of them that have ended or were asked to stop, and so will hold nothing soon."""
-        self.queue = JobQueue(self.policy.half_life_s * SECOND_US, self.policy.charge_ahead_s * SECOND_US)
-        self.cluster = Cluster()
-        self.nodes: dict[str, Node] = {}
-        self.node_names: list[str] = []
-        """By the node's number in the cluster."""
-        self.device_places: dict[str, list[tuple[str, int]]] = {}
-        """Where each device is: node and slot. More than one when a device turned up elsewhere."""
-        self.device_homes: dict[str, str] = {}
-        """Where each device was first."""
-        self.devices_moved = False
-        """Whether any device has turned up elsewhere since."""
-        self.device_kinds: dict[tuple[str, int], int] = {}
-        """Kinds of devices in the cluster by type, in small letters, and memory in GiB, rounded."""
-        self.gpu_types: dict[str, int] = {}
-        """Their types, in small letters, by number in the cluster."""
-        self.label_ids: dict[tuple[str, str], int] = {}
-        """Labels of nodes and of requests by number in the cluster."""
-        self.domain_ids: dict[tuple[str, str], int] = {}
-        """Labels that name what connects nodes, by number in the cluster."""
-        self.holders: dict[str, str] = {}
-        """Which job holds each GPU that is not free, ``releasing`` ones included. For all nodes together: a
-        device that turns up on another node, or a node under another name, is still held."""
-        self.failed_devices: dict[str, Fault] = {}
-        """Devices that are not to be used."""
-        self.bookings: dict[str, Booking] = {}
-        self.bookings_made = 0
-        self.drains: dict[str, int] = {}
-        """Nodes to be emptied by a moment."""
-        self.accounts: dict[str, Share] = {}
-        self.users: dict[tuple[str, str], Share] = {}
-        self.shares: list[Share] = [Share(id=0, path="", user=False, parent=-1)]
-        """Every share by its id in the queue's tree; 0 is the root."""
-        self.guarantees = 0
-        """Accounts with guaranteed GPUs."""
-        self.request_ids: dict[tuple[object, ...], int] = {}
-        """By the fields of the request."""
-        self.requests: list[Request] = []
-        self.shape_ids: dict[tuple[object, ...], int] = {}
-        """By the fields of its request and its own."""
-        self.shapes: list[Shape] = []
-        self.shape_rates: list[int] = []
-        """What a job of each shape costs, as in the queue."""
-        self.shapes_of: list[array[int]] = []
-        """By request: the shapes that ask for it."""
-        self.gpu_shapes: array[int] = array("i")
-        """The shapes that ask for GPUs."""
-        self.arrays: dict[int, ArrayState] = {}
-        """By the number of the array."""
-        self.dependents: dict[int, list[tuple[int, DependencyKind]]] = {}
-        """By a job's number: the jobs that wait for what becomes of it, and for what."""
-        self.doomed: dict[int, str] = {}
-        """Jobs by number whose dependencies can never hold, and why: the next cycle fails them."""
-        self.preemptible: list[dict[str, Job]] = [{} for _ in Priority]
-        """Jobs that hold resources and may be preempted, by the rank of their priority, in order."""
-        self.claims: dict[int, Claim] = {}
-        """By the number of the waiting job, in the order in which the others were asked to stop."""
-        self.estimates = Estimates()
-        self.deadlines: list[tuple[int, int, int]] = []
-        """Heap of (time limit reached at, job number, attempt); stale entries leave when they surface."""
-        self.begins: list[tuple[int, int]] = []
-        """Heap of (begin time, job number)."""
-        self.versions: dict[str, int] = {}
-        """The version of each stream that is not a job's."""
+    position: int = 0
+    recorded_at_us: int = 0
+    epoch: int = 0
+    cycle: int = 0
+    """The number of the last cycle that decided anything."""
+    versions: dict[str, int] = {}
+    """The version of each stream that is not a job's."""
+    policy: Policy = Policy()
+    policy_version: int = 0
+    """0 before the first was set: then the defaults of this program hold."""
+
+    jobs: dict[str, Job] = {}
+    numbered: list[Job] = []
+    """Jobs in order of submission: job number n is at n - 1."""
+    counts: dict[JobState, int] = field(default_factory=lambda: dict.fromkeys(JobState, 0))
+    arrays: dict[int, ArrayState] = {}
+    """By the number of the array."""
+    dependents: dict[int, list[tuple[int, DependencyKind]]] = {}
+    """By a job's number: the jobs that wait for what becomes of it, and for what."""
+    doomed: dict[int, str] = {}
+    """Jobs by number whose dependencies can never hold, and why: the next cycle fails them."""
+    deadlines: list[tuple[int, int, int]] = []
+    """Heap of (time limit reached at, job number, attempt); stale entries leave when they surface."""
+    begins: list[tuple[int, int]] = []
+    """Heap of (begin time, job number)."""
+
+    queue: JobQueue = field(default_factory=lambda: _queue_under(Policy()))
+    requests: list[Request] = []
+    shapes: list[Shape] = []
+    shape_index: ShapeIndex = field(default_factory=ShapeIndex)
+    shares: list[Share] = field(default_factory=lambda: [Share(id=0, path="", user=False, parent=-1)])
+    """Every share by its id in the queue's tree; 0 is the root."""
+    accounts: dict[str, Share] = {}
+    users: dict[tuple[str, str], Share] = {}
+    guarantees: int = 0
+    """Accounts with guaranteed GPUs."""
+
+    holding: dict[str, Job] = {}
+    """Jobs with an allocation, in the order they got it."""
+    leaving: dict[int, Job] = {}
+    """By number: those of them that have ended or were asked to stop, and so will hold nothing soon."""
+    preemptible: list[dict[str, Job]] = field(default_factory=lambda: [{} for _ in Priority])
+    """Those of them that may be preempted, by the rank of their priority, in order."""
+    claims: dict[int, Claim] = {}
+    """By the number of the waiting job, in the order in which the others were asked to stop."""
+    estimates: Estimates = field(default_factory=Estimates)
+
+    cluster: Cluster = field(default_factory=Cluster)
+    nodes: dict[str, Node] = {}
+    node_names: list[str] = []
+    """By the node's number in the cluster."""
+    terms: Terms = field(default_factory=Terms)
+    devices: Devices = field(default_factory=Devices)
+    bookings: dict[str, Booking] = {}
+    bookings_made: int = 0
+    drains: dict[str, int] = {}
+    """Nodes to be emptied by a moment."""
 
     @property
     def next_number(self) -> int:
@@ -371,7 +395,7 @@ def digest(state: State) -> str:
         state.numbered,
         [job.id for job in state.holding.values()],
         state.nodes,
-        state.holders,
+        state.devices.holders,
         [
             (share, queue.weight(share.id), queue.rate(share.id), queue.usage(share.id, now_us).hex())
             for share in state.shares
@@ -381,7 +405,7 @@ def digest(state: State) -> str:
         [[array.counts, array.active] for array in state.arrays.values()],
         list(state.dependents.items()),
         list(state.doomed.items()),
-        state.failed_devices,
+        state.devices.failed,
         list(state.bookings.values()),
         state.drains,
         list(state.claims.items()),

@@ -278,11 +278,12 @@ class _Asking:
 
     def would(self, request: Request | None = None, limit_s: int | None = None) -> bool:
         request = request or self.request
+        terms = self._state.terms
         gpu_type = -1
         if request.gpu_type is not None:
             # A type that nobody has is one that no node has.
-            gpu_type = self._state.gpu_types.get(request.gpu_type.lower(), len(self._state.gpu_types))
-        labels = [self._state.label_ids.get(pair, len(self._state.label_ids)) for pair in request.constraints]
+            gpu_type = terms.gpu_types.get(request.gpu_type.lower(), len(terms.gpu_types))
+        labels = [terms.labels.get(pair, len(terms.labels)) for pair in request.constraints]
         number = self._plan.imagine(
             request.gpu_count,
             gpu_type,

@@ -253,7 +253,7 @@ class Engine:
             )
             for job in self.state.holding.values()
         ]
-        failed = [uuid for uuid, fault in self.state.failed_devices.items() if fault.by == EXECUTOR]
+        failed = [uuid for uuid, fault in self.state.devices.failed.items() if fault.by == EXECUTOR]
         never_launched = await self.executor.adopt(held, failed)
         for job in list(self.state.holding.values()):
             if _key(job) in never_launched and job.state is JobState.SCHEDULED:

@@ -159,7 +159,7 @@ class World:
         assert digest(self.refolded()) == digest(self.state)
         held = [gpu for job in self.state.holding.values() for one in job.allocation for gpu in one.gpu_ids]
         assert len(held) == len(set(held)), "a device is held twice"
-        assert sorted(self.state.holders) == sorted(held)
+        assert sorted(self.state.devices.holders) == sorted(held)
         return self
 
 

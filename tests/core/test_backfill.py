@@ -344,7 +344,7 @@ class Stream:
     def pass_time(self, end_us: int) -> None:
         """To the next half minute, with all that ends until then."""
         next_us = min(end_us, self.world.now_us + 30 * SECOND)
-        self.idle_gpu_us += (512 - len(self.world.state.holders)) * (next_us - self.world.now_us)
+        self.idle_gpu_us += (512 - len(self.world.state.devices.holders)) * (next_us - self.world.now_us)
         self.world.now_us = next_us
         while self.ends and self.ends[0][0] <= next_us:
             _, number = heappop(self.ends)
@@ -396,7 +396,7 @@ def test_while_the_large_job_waits_a_gpu_is_idle_only_if_all_who_wait_would_run_
     stream.submit_the_large_one("gang")
     state = stream.world.state
     while stream.large not in stream.cycle():
-        if len(state.holders) < 512:
+        if len(state.devices.holders) < 512:
             left_us = planned(stream.world)[stream.large] * SECOND
             waiting = [job for job in state.jobs.values() if job.state is JobState.QUEUED]
             assert all(job.time_limit_s * SECOND > left_us for job in waiting)

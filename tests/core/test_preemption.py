@@ -640,7 +640,7 @@ def test_a_gang_that_makes_way_stops_on_all_its_nodes_and_is_gone_from_all() -> 
     assert lost(world) == 8 * 100 * SECOND
     world.ended(1, exit=TERMINATED)
     assert world.cycle().starts() == [2]
-    assert len(world.state.holders) == 4
+    assert len(world.state.devices.holders) == 4
     world.check()
 
 

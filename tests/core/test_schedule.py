@@ -100,7 +100,7 @@ def test_the_node_it_fits_most_tightly_is_taken() -> None:
 def test_a_job_gets_as_many_devices_as_it_asked_for_and_no_device_twice() -> None:
     world = given(node(gpus=8)).submit(gpu_count=3).submit(gpu_count=5).cycle()
     world.check()
-    assert len(world.state.holders) == 8
+    assert len(world.state.devices.holders) == 8
 
 
 def test_a_request_is_placed_whole_or_not_at_all() -> None:

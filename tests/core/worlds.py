@@ -181,7 +181,7 @@ class Life:
                 self.ask(cmd.RegisterNode(node.inventory))
             if node.cordoned:
                 self.ask(cmd.ResumeNode(name))
-        for device in list(state.failed_devices):
+        for device in list(state.devices.failed):
             self.ask(cmd.RecoverDevice(device))
         for booking in list(state.bookings):
             self.ask(cmd.EndBooking(booking))
@@ -452,7 +452,7 @@ class Life:
         return cmd.FailDevice(self._some_device(), "Xid 79")
 
     def _recover_device(self) -> cmd.Command:
-        failed = list(self.world.state.failed_devices)
+        failed = list(self.world.state.devices.failed)
         return cmd.RecoverDevice(self.rng.choice(failed) if failed else self._some_device())
 
     def _book(self) -> cmd.Command:
