@@ -145,16 +145,8 @@ def _request(state: State, fields: tuple[Any, ...]) -> int:
     request = Request(*fields)
     gpu_type = -1 if request.gpu_type is None else number_in(state.terms.gpu_types, request.gpu_type.lower())
     labels = [number_in(state.terms.labels, pair) for pair in request.constraints]
-    found = state.shape_index.request_ids[fields] = state.cluster.add_request(
-        request.gpu_count,
-        gpu_type,
-        request.gpu_memory_mib,
-        request.cpu_cores,
-        request.memory_mib,
-        request.nodes,
-        request.exclusive,
-        labels,
-    )
+    found = state.cluster.add_request(*request.in_terms(gpu_type, labels))
+    state.shape_index.request_ids[fields] = found
     state.requests.append(request)
     state.shape_index.of.append(column("i"))
     return found

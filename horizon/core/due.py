@@ -24,10 +24,14 @@ class Mark(TypedDict):
     policy_version: int
 
 
-def due(state: State, now_us: int) -> list[ev.Event]:
+def mark(state: State, now_us: int) -> Mark:
+    """That of the next cycle, at this moment."""
+    return Mark(cycle=state.cycle + 1, now_us=now_us, policy_version=state.policy_version)
+
+
+def due(state: State, now_us: int, mark: Mark) -> list[ev.Event]:
     """What has fallen due: begin times that came, time limits that were reached, drains and bookings that
     are over; and jobs whose dependencies can never hold. At most ``CYCLE_STARTS_MAX`` of each."""
-    mark = Mark(cycle=state.cycle + 1, now_us=now_us, policy_version=state.policy_version)
     over = list(_over_their_limit(state, now_us, mark))
     return [
         *_begun(state, now_us, mark),

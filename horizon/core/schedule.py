@@ -16,7 +16,7 @@ from horizon._queue import Walk
 from horizon.core import events as ev
 from horizon.core import limits
 from horizon.core.charges import rate_of
-from horizon.core.due import due
+from horizon.core.due import due, mark
 from horizon.core.model import Allocation, Placement
 from horizon.core.policy import UNLIMITED, Order, Policy
 from horizon.core.preempt import Pool, Search, Victims, may_give_way
@@ -137,6 +137,7 @@ class Round:
         self.policy = policy or state.policy
         self._until = until
         self.plan = state.cluster.plan(now_us)
+        self._mark = mark(state, now_us)
         self.events: list[ev.Event] = []
         self.reservations: list[Reservation] = []
         self.shape_verdicts: dict[int, Verdict] = {}
@@ -157,7 +158,7 @@ class Round:
         self._again_us: int | None = None
 
     def run(self) -> Cycle:
-        self.events += due(self.state, self.now_us)
+        self.events += due(self.state, self.now_us, self._mark)
         fallen_due = len(self.events)
         stopping = [one.job_id for one in self.events if isinstance(one, _STOPS)]
         if stopping:
@@ -427,12 +428,10 @@ class Round:
                 job_id=job.id,
                 attempt=job.attempt + 1,
                 allocation=allocation,
-                cycle=state.cycle + 1,
-                now_us=self.now_us,
                 rank=rank,
                 score=state.queue.score(job.share, self.now_us) / COST_PER_GPU,
-                policy_version=state.policy_version,
                 cause=cause,
+                **self._mark,
             )
         )
 
@@ -454,16 +453,7 @@ class Round:
         nodes = tuple(self.state.node_names[index] for index in indices)
         self.reservations.append(Reservation(job.number, start_us, nodes, duration_us, rank))
         if not job.predicted_us:
-            self.events.append(
-                ev.JobReserved(
-                    job_id=job.id,
-                    start_us=start_us,
-                    nodes=nodes,
-                    cycle=self.state.cycle + 1,
-                    now_us=self.now_us,
-                    policy_version=self.state.policy_version,
-                )
-            )
+            self.events.append(ev.JobReserved(job_id=job.id, start_us=start_us, nodes=nodes, **self._mark))
         return True
 
     # --- making others give way -----------------------------------------------------------------------
@@ -506,9 +496,7 @@ class Round:
                     reason=victims.reason,
                     nodes=nodes,
                     lost_gpu_us=lost_gpu_us,
-                    cycle=self.state.cycle + 1,
-                    now_us=self.now_us,
-                    policy_version=self.state.policy_version,
+                    **self._mark,
                 )
             )
 

@@ -207,6 +207,21 @@ class Request(Struct, frozen=True):
     exclusive: bool
     constraints: tuple[tuple[str, str], ...]
 
+    def in_terms(
+        self, gpu_type: int, labels: list[int]
+    ) -> tuple[int, int, int, int, int, int, bool, list[int]]:
+        """As the cluster takes it: with the numbers of its type (-1 for any) and of its labels."""
+        return (
+            self.gpu_count,
+            gpu_type,
+            self.gpu_memory_mib,
+            self.cpu_cores,
+            self.memory_mib,
+            self.nodes,
+            self.exclusive,
+            labels,
+        )
+
 
 class Shape(Struct, frozen=True):
     """What makes two waiting jobs interchangeable for a cycle, but for their places in the order."""

@@ -284,16 +284,7 @@ class _Asking:
             # A type that nobody has is one that no node has.
             gpu_type = terms.gpu_types.get(request.gpu_type.lower(), len(terms.gpu_types))
         labels = [terms.labels.get(pair, len(terms.labels)) for pair in request.constraints]
-        number = self._plan.imagine(
-            request.gpu_count,
-            gpu_type,
-            request.gpu_memory_mib,
-            request.cpu_cores,
-            request.memory_mib,
-            request.nodes,
-            request.exclusive,
-            labels,
-        )
+        number = self._plan.imagine(*request.in_terms(gpu_type, labels))
         return self._fits(self._plan, number, (limit_s or self.limit_s) * SECOND_US)
 
     def largest(self, high: int, works: Callable[[int], bool]) -> int:
