@@ -285,12 +285,13 @@ class Search:
         )
 
     def _fits(self, chosen: list[Candidate], only: list[int] | None = None) -> tuple[int, ...] | None:
-        """Where the job could start now if these and those on their way out were gone."""
+        """Where the job could start if these and those on their way out were gone, were it after the longest
+        of their grace periods."""
         gone = self._leaving + [candidate.job.number for candidate in chosen]
+        grace_s = max([candidate.job.spec.grace_period_s for candidate in chosen], default=0)
+        duration_us = self._duration_us + grace_s * SECOND_US
         self._trials += 1
-        return self._plan.fits(
-            self._request, self._duration_us, self._avoid, only, gone, bool(self._reclaims)
-        )
+        return self._plan.fits(self._request, duration_us, self._avoid, only, gone, bool(self._reclaims))
 
     def _works(self, chosen: list[Candidate], only: list[int] | None) -> bool:
         return self._allowed(chosen) and self._fits(chosen, only) is not None

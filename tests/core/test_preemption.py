@@ -323,12 +323,12 @@ def test_nobody_is_stopped_for_an_exclusive_job_beside_one_that_may_not_be_stopp
     world.check()
 
 
-def test_nobody_is_stopped_for_a_job_that_would_run_into_a_booking() -> None:
-    world = full(4)
+def test_nobody_is_stopped_for_a_job_that_would_run_into_a_booking_if_they_use_all_their_grace() -> None:
+    world = full(4, grace_period_s=10)
     world.when(cmd.Book("b", ("node-1",), world.now_us + 600 * SECOND, world.now_us + 900 * SECOND))
-    world.submit("bob", gpu_count=4, priority=URGENT, time_limit_s=601).cycle()
+    world.submit("bob", gpu_count=4, priority=URGENT, time_limit_s=591).cycle()
     assert world.stops() == []
-    world.submit("bob", gpu_count=4, priority=URGENT, time_limit_s=600)
+    world.submit("bob", gpu_count=4, priority=URGENT, time_limit_s=590)
     assert world.cycle().stops() == [(1, 3)]
     world.check()
 
