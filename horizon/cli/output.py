@@ -11,6 +11,8 @@ from typing import Any, Final, NamedTuple
 
 import click
 
+from horizon.core.explain import span
+
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 STATE_STYLES: Final = {
@@ -134,14 +136,7 @@ def show_time(text: str | None, timespec: str = "seconds") -> str | None:
 
 def show_duration(seconds: float) -> str:
     """``4.2s``, ``3m05s``, ``2h07m``, ``5d03h``: two units at most."""
-    whole = max(0, int(seconds))
-    if whole < 60:
-        return f"{max(0.0, seconds):.1f}s" if seconds < 10 else f"{whole}s"
-    if whole < 3_600:
-        return f"{whole // 60}m{whole % 60:02}s"
-    if whole < 86_400:
-        return f"{whole // 3_600}h{whole % 3_600 // 60:02}m"
-    return f"{whole // 86_400}d{whole % 86_400 // 3_600:02}h"
+    return f"{max(0.0, seconds):.1f}s" if seconds < 10 else span(int(seconds))
 
 
 def since(start: str | None, end: str | None = None) -> str | None:

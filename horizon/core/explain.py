@@ -23,6 +23,9 @@ def explainer(state: State, cycle: Cycle, now_us: int) -> Callable[[Job], str]:
         nonlocal plan
         if job.state is not JobState.QUEUED:
             return job.reason
+        array = state.arrays.get(job.number)
+        if array is not None:  # it never stands in the queue itself: its first waiting task says why
+            job = next(task for task in state.tasks(array) if task.state is JobState.QUEUED)
         waits_for = before_the_queue(state, job)
         if waits_for is not None:
             return waits_for
@@ -120,9 +123,24 @@ def _no_room(state: State, plan: Plan, job: Job, verdict: Verdict) -> str:
     if counts["fits"] >= nodes:
         return NEXT_CYCLE
     if counts["reserved"] and not counts["fits"]:
-        booked = f"waits for {asked(request)} {where}: {_are(counts['reserved'], 'node')} free only until "
-        return booked + "booked or planned for others, before it would end"
+        nodes_are, assumed_s = _are(counts["reserved"], "node"), state.policy.assumed_time_limit_s
+        assumed = f", for it has no time limit and so is taken to need {span(assumed_s)}"
+        return (
+            f"waits for {asked(request)} {where}: {nodes_are} free only until booked or planned for others, "
+            f"before it would end{'' if job.time_limit_s else assumed}"
+        )
     return f"waits for {asked(request)} {where}: {offer(request, plan.offer(shape.request), 'free')}"
+
+
+def span(seconds: int) -> str:
+    """A length of time in two units at most: ``42s``, ``3m05s``, ``2h07m``, ``5d03h``."""
+    if seconds < 60:
+        return f"{seconds}s"
+    if seconds < 3_600:
+        return f"{seconds // 60}m{seconds % 60:02}s"
+    if seconds < 86_400:
+        return f"{seconds // 3_600}h{seconds % 3_600 // 60:02}m"
+    return f"{seconds // 86_400}d{seconds % 86_400 // 3_600:02}h"
 
 
 def planned(count: int) -> str:

@@ -15,7 +15,7 @@ from msgspec import Struct
 from horizon._placement import Plan
 from horizon.core import dependencies
 from horizon.core import events as ev
-from horizon.core.explain import before_the_queue, moment, sentence, survey
+from horizon.core.explain import before_the_queue, moment, sentence, span, survey
 from horizon.core.model import DependencyKind, JobState, Priority
 from horizon.core.policy import UNLIMITED, Order
 from horizon.core.schedule import Cycle, Hindrance, Reservation, Round, Verdict
@@ -332,7 +332,7 @@ def _of_its_time(asking: _Asking) -> Iterator[Change]:
     longest_s = asking.largest(asking.limit_s, lambda seconds: asking.would(limit_s=seconds))
     longest_s -= longest_s % SHORTEST_S
     if longest_s:
-        told = f"a time limit of {longest_s // 60} min or less would start it now"
+        told = f"a time limit of {span(longest_s)} or less would start it now"
         yield Change("time_limit_s", str(longest_s), told)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from horizon.core import commands as cmd
+from horizon.core.explain import explainer
 from horizon.core.model import (
     Array,
     Dependency,
@@ -14,6 +15,7 @@ from horizon.core.model import (
     JobState,
     Priority,
 )
+from horizon.core.schedule import schedule
 from horizon.core.why import Why, why
 from tests.core.spec import SECOND, World, given, job_id, node
 
@@ -149,6 +151,24 @@ def test_an_array_is_told_of_by_its_tasks() -> None:
     assert explained(world).summary == (
         "an array of 4 tasks: 3 Queued, 1 Scheduled; ask about one of them, such as 1_INDEX"
     )
+
+
+def test_an_array_that_waits_is_given_the_reason_of_its_first_waiting_task() -> None:
+    world = given(node(gpus=2)).submit(gpu_count=2).submit(array=Array((IndexRange(0, 2),))).cycle()
+    reason = explainer(world.state, schedule(world.state, world.now_us), world.now_us)
+    assert reason(world.job(2)) == reason(world.job(3))
+    assert reason(world.job(2)).startswith("waits for 1 GPU on one node: 0 such GPUs are free")
+
+
+def test_a_job_without_a_time_limit_is_told_how_long_it_is_taken_to_need() -> None:
+    world = given(node(gpus=2)).policy(assumed_time_limit_s=7_200)
+    world.when(cmd.Book("b", ("node-1",), world.now_us + 3_600 * SECOND, world.now_us + 7_200 * SECOND))
+    world.submit().submit(time_limit_s=3_601).cycle()
+    reason = explainer(world.state, schedule(world.state, world.now_us), world.now_us)
+    assert reason(world.job(1)).endswith(
+        "before it would end, for it has no time limit and so is taken to need 2h00m"
+    )
+    assert reason(world.job(2)).endswith("before it would end")
 
 
 def test_the_estimate_of_a_job_without_a_reservation_plans_for_all_ahead_of_it() -> None:
