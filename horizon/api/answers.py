@@ -111,63 +111,81 @@ def job_answer(
     ``reason`` is the explainer's; without one it is what the log says. ``tasks`` says how many of an array's
     are in each state; without it the state does.
     """
+    # In two halves: a call with so many arguments would first gather them in a list, one by one.
+    return encode(JobAnswer(*_asked(job, state, hidden, reason, tasks) + _became(job)))
+
+
+def _asked(
+    job: Job, state: State, hidden: Hidden, reason: str | None, tasks: Mapping[JobState, int] | None
+) -> tuple[Any, ...]:
+    """The fields of an answer down to ``tasks``: which job it is, and what was asked for."""
     spec = job.spec
-    allocation = job.allocation
-    memory_gb = gigabytes(spec.memory_mib)
-    counts = _task_counts(tasks or counts_of(job, state)) if is_array(job) else None
-    return encode(
-        JobAnswer(
-            job.id,
-            job.number,
-            job.state,
-            reason or job.reason or None,
-            spec.user_id,
-            spec.account,
-            spec.job_name,
-            spec.command or None,
-            hidden.script,
-            spec.working_dir,
-            hidden.environment,
-            spec.gpu_count,
-            spec.gpu_type,
-            gigabytes(spec.gpu_memory_mib),
-            spec.cpu_cores,
-            memory_gb,
-            spec.nodes or None,
-            spec.constraints,
-            spec.exclusive,
-            job.priority,
-            job.time_limit_s or None,
-            spec.grace_period_s,
-            spec.stop_signal,
-            spec.max_retries,
-            spec.preemptible,
-            _dependencies(spec, state) if spec.depends_on else [],
-            None if counts is None else str(spec.array),
-            job.array or None,
-            job.index if job.array else None,
-            counts,
-            rfc3339_or_null(spec.begin_at_us),
-            job.held,
-            spec.labels,
-            spec.comment,
-            Resources(spec.gpu_count, spec.gpu_type, spec.cpu_cores, memory_gb),
-            rfc3339(job.created_at_us),
-            rfc3339_or_null(job.scheduled_at_us),
-            rfc3339_or_null(job.started_at_us),
-            rfc3339_or_null(job.completed_at_us),
-            job.exit_code,
-            job.signal,
-            job.attempt,
-            job.retries_used,
-            job.preempted,
-            job.lost_gpu_us / 1e6,
-            rfc3339_or_null(job.predicted_us),
-            [placement.node for placement in allocation] if allocation else [],
-            [gpu_id for placement in allocation for gpu_id in placement.gpu_ids] if allocation else [],
-            job.allocation_state,
-            job.version,
-        )
+    array = counts = None
+    if is_array(job):
+        array, counts = str(spec.array), _task_counts(tasks or counts_of(job, state))
+    return (
+        job.id,
+        job.number,
+        job.state,
+        reason or job.reason or None,
+        spec.user_id,
+        spec.account,
+        spec.job_name,
+        spec.command or None,
+        hidden.script,
+        spec.working_dir,
+        hidden.environment,
+        spec.gpu_count,
+        spec.gpu_type,
+        gigabytes(spec.gpu_memory_mib),
+        spec.cpu_cores,
+        gigabytes(spec.memory_mib),
+        spec.nodes or None,
+        spec.constraints,
+        spec.exclusive,
+        job.priority,
+        job.time_limit_s or None,
+        spec.grace_period_s,
+        spec.stop_signal,
+        spec.max_retries,
+        spec.preemptible,
+        _dependencies(spec, state) if spec.depends_on else [],
+        array,
+        job.array or None,
+        job.index if job.array else None,
+        counts,
+    )
+
+
+def _became(job: Job) -> tuple[Any, ...]:
+    """The fields from ``begin_at`` on: mostly what became of it."""
+    spec = job.spec
+    node_ids: list[str] = []
+    gpu_ids: list[str] = []
+    for placement in job.allocation:
+        node_ids.append(placement.node)
+        gpu_ids += placement.gpu_ids
+    return (
+        rfc3339_or_null(spec.begin_at_us),
+        job.held,
+        spec.labels,
+        spec.comment,
+        Resources(spec.gpu_count, spec.gpu_type, spec.cpu_cores, gigabytes(spec.memory_mib)),
+        rfc3339(job.created_at_us),
+        rfc3339_or_null(job.scheduled_at_us),
+        rfc3339_or_null(job.started_at_us),
+        rfc3339_or_null(job.completed_at_us),
+        job.exit_code,
+        job.signal,
+        job.attempt,
+        job.retries_used,
+        job.preempted,
+        job.lost_gpu_us / 1e6,
+        rfc3339_or_null(job.predicted_us),
+        node_ids,
+        gpu_ids,
+        job.allocation_state,
+        job.version,
     )
 
 

@@ -14,6 +14,8 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 LAST_US: Final = (datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC) - _EPOCH) // _MICROSECOND
 """The last moment that RFC 3339 can write."""
 OUT_OF_RANGE: Final = "must be after 1970 and before the year 10000, in UTC"
+_DIGITS: Final = [f"{number:03d}" for number in range(1_000)]
+"""Three digits are looked up in half the time that formatting them takes, and a job has up to six moments."""
 
 
 @lru_cache(maxsize=4_096)
@@ -24,8 +26,8 @@ def _second(second: int) -> str:
 
 def rfc3339(us: int) -> str:
     """``2026-01-31T14:05:09.000250Z``."""
-    second, fraction = divmod(us, 1_000_000)
-    return f"{_second(second)}{fraction:06d}Z"
+    ms = us // 1_000
+    return f"{_second(ms // 1_000)}{_DIGITS[ms % 1_000]}{_DIGITS[us % 1_000]}Z"
 
 
 def rfc3339_or_null(us: int) -> str | None:
