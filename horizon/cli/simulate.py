@@ -39,43 +39,31 @@ Moment = tuple[int, bool]
 """Seconds since 1970, and whether a whole day is meant."""
 
 
-class ClusterShape(Parsed):
+def _parse_cluster(text: str) -> Hardware:
     """``64x8`` or ``64x8:H100``."""
-
-    name = "cluster"
-
-    def parse(self, text: str) -> Hardware:
-        match = _CLUSTER.fullmatch(text)
-        if match is None or int(match[1]) * int(match[2]) > GPUS_MAX:
-            raise ValueError(
-                f"{text!r} is no cluster: write NODESxGPUS or NODESxGPUS:TYPE, such as 64x8:H100, "
-                f"{GPUS_MAX:,} GPUs at most in all"
-            )
-        return Hardware(int(match[1]), int(match[2]), match[3] or "GPU")
+    match = _CLUSTER.fullmatch(text)
+    if match is None or int(match[1]) * int(match[2]) > GPUS_MAX:
+        raise ValueError(
+            f"{text!r} is no cluster: write NODESxGPUS or NODESxGPUS:TYPE, such as 64x8:H100, "
+            f"{GPUS_MAX:,} GPUs at most in all"
+        )
+    return Hardware(int(match[1]), int(match[2]), match[3] or "GPU")
 
 
-class TraceMoment(Parsed):
+def _parse_moment(text: str) -> Moment:
     """A date, or a date and a time. Without a zone it is one of the trace's own."""
-
-    name = "moment"
-
-    def parse(self, text: str) -> Moment:
-        try:
-            moment = datetime.fromisoformat(text)
-        except ValueError:
-            raise ValueError(f"{text!r} is no moment: write such as 2017-10-03 or 2017-10-03T08:00") from None
-        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
-        return int(moment.timestamp()), len(text) <= len("2017-10-03")
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no moment: write such as 2017-10-03 or 2017-10-03T08:00") from None
+    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+    return int(moment.timestamp()), len(text) <= len("2017-10-03")
 
 
-class Backfill(Parsed):
+def _checked_backfill(text: str) -> str:
     """What ``parse_backfill`` reads, kept as it was written."""
-
-    name = "backfill"
-
-    def parse(self, text: str) -> str:
-        parse_backfill(text)
-        return text
+    parse_backfill(text)
+    return text
 
 
 def parse_backfill(text: str) -> tuple[bool, int]:
@@ -89,6 +77,11 @@ def parse_backfill(text: str) -> tuple[bool, int]:
             f"{text!r} is no backfill: write {_BACKFILL_FORMS}, up to {limits.RESERVATIONS_MAX:,}"
         )
     return False, int(text)
+
+
+_HARDWARE: Final = Parsed("cluster", _parse_cluster)
+_MOMENT: Final = Parsed("moment", _parse_moment)
+_BACKFILL: Final = Parsed("backfill", _checked_backfill)
 
 
 class Contender(NamedTuple):
@@ -151,7 +144,7 @@ class Result(NamedTuple):
 @click.argument("trace", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option(
     "--cluster",
-    type=ClusterShape(),
+    type=_HARDWARE,
     required=True,
     metavar="NODESxGPUS[:TYPE]",
     help="The cluster, as 64x8:H100.",
@@ -161,7 +154,7 @@ class Result(NamedTuple):
     help="Who goes first: by fair shares, or who came first.",
 )  # fmt: skip
 @click.option(
-    "--backfill", type=Backfill(), default="16", show_default=True, metavar="none|easy|conservative|N",
+    "--backfill", type=_BACKFILL, default="16", show_default=True, metavar="none|easy|conservative|N",
     help="How many of the first blocked jobs get a reservation: easy is 1, conservative all. With 0 whatever "
     "fits starts. With none the first blocked job keeps all behind it waiting.",
 )  # fmt: skip
@@ -175,10 +168,10 @@ class Result(NamedTuple):
     help="What happens in one second is dealt with together, ends first; or each event by itself, "
     "submissions first.",
 )  # fmt: skip
-@click.option("--since", type=TraceMoment(), metavar="MOMENT", help="Only jobs submitted from then on.")
+@click.option("--since", type=_MOMENT, metavar="MOMENT", help="Only jobs submitted from then on.")
 @click.option(
     "--until",
-    type=TraceMoment(),
+    type=_MOMENT,
     metavar="MOMENT",
     help="Only jobs submitted before; a date alone is included.",
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -58,77 +59,47 @@ def parse_signal(text: str) -> str:
     return name
 
 
+def parse_utc(text: str) -> str:
+    """A moment as the API takes it."""
+    return parse_moment(text, datetime.now(UTC)).astimezone(UTC).isoformat()
+
+
+def _parse_bound(text: str) -> int | str:
+    if text.lower() == "none":
+        return "none"
+    if not text.isascii() or not text.isdecimal():
+        raise ValueError(f"{text!r} is no number of GPUs; none takes the bound away")
+    return int(text)
+
+
+def _parse_pair(text: str) -> tuple[str, str]:
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise ValueError(f"{text!r} is no key=value")
+    return key, value
+
+
 class Parsed(click.ParamType[Any]):
-    """A value that one of the functions above reads."""
+    """A value that is read by a function, which raises ``ValueError`` for what it cannot read."""
+
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name = name
+        self._parse = parse
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not isinstance(value, str):
             return value
         try:
-            return self.parse(value)
+            return self._parse(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
         except OverflowError:
             self.fail(f"{value!r} is out of range", param, ctx)
 
-    def parse(self, text: str) -> Any:
-        raise NotImplementedError
 
-
-class Duration(Parsed):
-    name = "duration"
-
-    def parse(self, text: str) -> int:
-        return parse_duration_s(text)
-
-
-class Memory(Parsed):
-    name = "memory"
-
-    def parse(self, text: str) -> float | int:
-        return parse_memory_gb(text)
-
-
-class Moment(Parsed):
-    name = "moment"
-
-    def parse(self, text: str) -> str:
-        return parse_moment(text, datetime.now(UTC)).astimezone(UTC).isoformat()
-
-
-class Signal(Parsed):
-    name = "signal"
-
-    def parse(self, text: str) -> str:
-        return parse_signal(text)
-
-
-class Bound(Parsed):
-    name = "bound"
-
-    def parse(self, text: str) -> int | str:
-        if text.lower() == "none":
-            return "none"
-        if not text.isascii() or not text.isdecimal():
-            raise ValueError(f"{text!r} is no number of GPUs; none takes the bound away")
-        return int(text)
-
-
-class Pair(Parsed):
-    """``key=value``."""
-
-    name = "key=value"
-
-    def parse(self, text: str) -> tuple[str, str]:
-        key, separator, value = text.partition("=")
-        if not separator or not key:
-            raise ValueError(f"{text!r} is no key=value")
-        return key, value
-
-
-DURATION: Final = Duration()
-MEMORY: Final = Memory()
-MOMENT: Final = Moment()
-PAIR: Final = Pair()
-BOUND: Final = Bound()
-SIGNAL: Final = Signal()
+DURATION: Final = Parsed("duration", parse_duration_s)
+MEMORY: Final = Parsed("memory", parse_memory_gb)
+MOMENT: Final = Parsed("moment", parse_utc)
+PAIR: Final = Parsed("key=value", _parse_pair)
+BOUND: Final = Parsed("bound", _parse_bound)
+SIGNAL: Final = Parsed("signal", parse_signal)

@@ -5,35 +5,33 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 import click
 
 from horizon.cli.output import Column, clean, json_option, print_json, print_table, show_duration, show_time
 from horizon.cli.session import client_of, job_path
-from horizon.cli.values import parse_moment
+from horizon.cli.values import Parsed, parse_utc
 
 _POSITION = re.compile(r"[0-9]+")
 
 
-class _At(click.ParamType[Any]):
+def _parse_at(text: str) -> str:
     """A position of the log, or a moment."""
+    if _POSITION.fullmatch(text):
+        return text
+    try:
+        return parse_utc(text)
+    except ValueError as error:
+        raise ValueError(f"{error}; or a position of the log") from None
 
-    name = "position or time"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if _POSITION.fullmatch(value):
-            return value
-        try:
-            return parse_moment(value, datetime.now(UTC)).astimezone(UTC).isoformat()
-        except ValueError as error:
-            self.fail(f"{error}; or a position of the log", param, ctx)
+_AT = Parsed("position or time", _parse_at)
 
 
 @click.command(short_help="Say why a job is where it is, and what would start it.")
 @click.argument("job")
-@click.option("--at", type=_At(), metavar="POSITION|TIME", help="As of then, from the log.  [now]")
+@click.option("--at", type=_AT, metavar="POSITION|TIME", help="As of then, from the log.  [now]")
 @json_option
 @click.pass_context
 def why(ctx: click.Context, job: str, at: str | None, as_json: bool) -> None:

@@ -306,6 +306,8 @@ def test_wrong_command_lines(up: Up, tmp_path: Path) -> None:
         ("submit", "--priority", "extreme", "--", "true"),
         ("submit", "--signal", "KILL", "--", "true"),
         ("ps", "--state", "asleep"),
+        ("why", "1", "--at", "yesterday"),
+        ("why", "1", "--at", "+99999999999d"),
         ("frobnicate",),
         ("--url", "ftp://x", "ps"),
     ]
