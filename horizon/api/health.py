@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 import horizon
 from horizon.api import wire
 from horizon.api.answers import encode, json, slices
-from horizon.api.cluster import gpu_state, node_state
+from horizon.api.cluster import NODE_SLICE, gpu_state, node_state
 from horizon.api.context import Context
 from horizon.api.problems import unavailable
 from horizon.core.model import Priority
@@ -24,7 +24,6 @@ from horizon.core.state import Estimates, State
 from horizon.store.port import StoreError
 
 PING_S_MAX: Final = 2.0
-NODE_SLICE: Final = 50
 ERROR_BITS: Final = 21
 """Buckets for errors of planned starts: up to 12 days."""
 
@@ -118,7 +117,7 @@ def _readings(context: Context) -> Iterator[Metric]:
     yield depth
     nodes = GaugeMetricFamily("horizon_nodes", "Nodes by state", labels=["state"])
     by_state = Counter(map(node_state, state.nodes.values()))
-    for node_kind in ("up", "cordoned", "draining", "drained", "lost"):
+    for node_kind in wire.NODE_STATES:
         nodes.add_metric([node_kind], by_state[node_kind])
     yield nodes
     yield GaugeMetricFamily(
@@ -168,6 +167,6 @@ async def _gpu_readings(state: State) -> list[Metric]:
                 counts[device.gpu_type, kind] = counts.get((device.gpu_type, kind), 0) + 1
     gpus = GaugeMetricFamily("horizon_gpus", "GPUs by type and state", labels=["gpu_type", "state"])
     for gpu_type in sorted({gpu_type for gpu_type, _ in counts}):
-        for kind in ("free", "held", "releasing", "failed", "lost"):
+        for kind in wire.GPU_STATES:
             gpus.add_metric([gpu_type, kind], counts.get((gpu_type, kind), 0))
     return [gpus]

@@ -50,6 +50,24 @@ def _query(expected: type[Struct]) -> Query[Any]:
     return Query(expected)
 
 
+def _change_of_job(
+    method: str, path: str, handler: Handler, summary: str, asked: type[Struct] | JsonBody[Any]
+) -> Route:
+    """One that may be made on condition, is refused once the job has ended, and is answered with the job."""
+    body, query = (asked, None) if isinstance(asked, JsonBody) else (None, Query(asked))
+    return Route(
+        method,
+        path,
+        handler,
+        summary,
+        wire.JobAnswer,
+        query=query,
+        body=body,
+        refusals=(409, 412),
+        versioned=True,
+    )
+
+
 ROUTES: Final = (
     Route(
         "POST",
@@ -79,35 +97,20 @@ ROUTES: Final = (
         query=_query(listing.ListQuery),
     ),
     Route("GET", f"{API}/jobs/{{id:[^/]+}}", jobs.get_job, "Look at a job", wire.JobAnswer, versioned=True),
-    Route(
-        "DELETE",
-        f"{API}/jobs/{{id:[^/]+}}",
-        jobs.cancel,
-        "Cancel a job",
-        wire.JobAnswer,
-        query=_query(jobs.ReasonQuery),
-        refusals=(409, 412),
-        versioned=True,
-    ),
-    Route(
+    _change_of_job("DELETE", f"{API}/jobs/{{id:[^/]+}}", jobs.cancel, "Cancel a job", jobs.ReasonQuery),
+    _change_of_job(
         "PATCH",
         f"{API}/jobs/{{id:[^/]+}}",
         jobs.change,
         "Change a job's priority or time limit; hold or release it",
-        wire.JobAnswer,
-        body=jobs.CHANGE,
-        refusals=(409, 412),
-        versioned=True,
+        jobs.CHANGE,
     ),
-    Route(
+    _change_of_job(
         "POST",
         f"{API}/jobs/{{id:[^/]+}}/requeue",
         jobs.requeue,
         "Stop a job's attempt: the job goes back to its place in the queue",
-        wire.JobAnswer,
-        query=_query(jobs.ReasonQuery),
-        refusals=(409, 412),
-        versioned=True,
+        jobs.ReasonQuery,
     ),
     Route(
         "POST",

@@ -29,13 +29,7 @@ _USER: Final = {"user": True, "account": False}
 
 class ShareQuery(Struct, frozen=True, forbid_unknown_fields=True):
     kind: (
-        Annotated[
-            str,
-            Meta(
-                description="For a path that is both; an account when not given.",
-                extra_json_schema={"enum": ["account", "user"]},
-            ),
-        ]
+        Annotated[wire.ShareKind, Meta(description="For a path that is both; an account when not given.")]
         | None
     ) = None
 
@@ -58,9 +52,7 @@ async def get_shares(context: Context, request: web.Request) -> web.Response:
 
 async def get_share(context: Context, request: web.Request, query: ShareQuery) -> web.Response:
     path = request.match_info["path"]
-    if query.kind is not None and query.kind not in _USER:
-        raise invalid([Fault("there are account and user", parameter="kind")])
-    share = _find(context.state, path, None if query.kind is None else _USER[query.kind])
+    share = _find(context.state, path, _is_user(query.kind, parameter="kind"))
     if share is None:
         raise not_found(_unknown(path))
     return json(encode(_ranked(context.state, share, context.now_us())))
@@ -93,6 +85,13 @@ def _compared(state: State, parameter: str, path: str) -> Share:
     return share
 
 
+def _is_user(kind: str | None, **where: str) -> bool | None:
+    """Whether a user is meant, and not an account; None when nobody says."""
+    if kind is not None and kind not in _USER:
+        raise invalid([Fault("there are account and user", **where)])
+    return None if kind is None else _USER[kind]
+
+
 def _unknown(path: str) -> str:
     return f"there is no share {clipped(path)!r}: nobody has used it or set its weight"
 
@@ -102,11 +101,7 @@ def _unknown(path: str) -> str:
 
 async def put_share(context: Context, request: web.Request) -> web.Response:
     asked, body = await CHANGE.read(request)
-    user = None
-    if asked.kind:
-        if asked.kind not in _USER:
-            raise invalid([Fault("there are account and user", "/kind")])
-        user = _USER[asked.kind]
+    user = _is_user(asked.kind or None, pointer="/kind")
     path = request.match_info["path"]
     _check_path(path, user)
     _check_change(asked, user)

@@ -47,6 +47,7 @@ Labels = Annotated[
 ]
 Environment = Annotated[dict[str, str], Meta(max_length=limits.ENVIRONMENT_NAMES_MAX)]
 TimeLimit = Annotated[int, Meta(ge=1, le=limits.TIME_LIMIT_S_MAX, description="Stopped after this long.")]
+Gpus = Annotated[int, Meta(ge=0, le=limits.GPU_COUNT_MAX)]
 MemoryGb = Annotated[float, Meta(ge=0, le=MEMORY_GB_MAX)]
 PriorityText = Annotated[
     str, Meta(max_length=16, description="In any case.", extra_json_schema={"enum": _PRIORITIES})
@@ -59,6 +60,7 @@ JobName = Annotated[
         description="A job: its id, its number, or for a task of an array ARRAY_INDEX such as 12_7.",
     ),
 ]
+ShareKind = Annotated[str, Meta(extra_json_schema={"enum": ["account", "user"]})]
 Optional = UnsetType | None
 
 
@@ -99,14 +101,7 @@ class Submission(Struct, forbid_unknown_fields=True, kw_only=True):
     account: Account | Optional = UNSET
     job_name: Text | Optional = UNSET
     gpu_count: (
-        Annotated[
-            int,
-            Meta(
-                ge=0,
-                le=limits.GPU_COUNT_MAX,
-                description="In all, over every node. 1 when not given; 0 for a CPU job.",
-            ),
-        ]
+        Annotated[Gpus, Meta(description="In all, over every node. 1 when not given; 0 for a CPU job.")]
         | Optional
     ) = UNSET
     gpu_type: Name | Optional = UNSET
@@ -190,30 +185,15 @@ class ShareChange(Struct, forbid_unknown_fields=True):
     """A share's weight among its siblings, an account's bounds; what is left out stays as it is."""
 
     weight: Annotated[int, Meta(ge=1, le=limits.WEIGHT_MAX)] | UnsetType = UNSET
-    max_gpus: (
-        Annotated[
-            int, Meta(ge=0, le=limits.GPU_COUNT_MAX, description="It never holds more; null for no bound.")
-        ]
-        | Optional
-    ) = UNSET
+    max_gpus: Annotated[Gpus, Meta(description="It never holds more; null for no bound.")] | Optional = UNSET
     guaranteed_gpus: (
         Annotated[
-            int,
-            Meta(
-                ge=0,
-                le=limits.GPU_COUNT_MAX,
-                description="While it holds less, it may reclaim from accounts that hold more than theirs.",
-            ),
+            Gpus,
+            Meta(description="While it holds less, it may reclaim from accounts that hold more than theirs."),
         ]
         | UnsetType
     ) = UNSET
-    kind: (
-        Annotated[
-            str,
-            Meta(description="Needed for a new path.", extra_json_schema={"enum": ["account", "user"]}),
-        ]
-        | Optional
-    ) = UNSET
+    kind: Annotated[ShareKind, Meta(description="Needed for a new path.")] | Optional = UNSET
 
 
 class PolicyChange(Struct, forbid_unknown_fields=True):
@@ -497,10 +477,10 @@ class GpuCounts(Struct):
     failed: int
 
 
-NodeState = Annotated[
-    str, Meta(extra_json_schema={"enum": ["up", "cordoned", "draining", "drained", "lost"]})
-]
-GpuState = Annotated[str, Meta(extra_json_schema={"enum": ["free", "held", "releasing", "failed", "lost"]})]
+NODE_STATES: Final = ("up", "cordoned", "draining", "drained", "lost")
+GPU_STATES: Final = ("free", "held", "releasing", "failed", "lost")
+NodeState = Annotated[str, Meta(extra_json_schema={"enum": NODE_STATES})]
+GpuState = Annotated[str, Meta(extra_json_schema={"enum": GPU_STATES})]
 
 
 class NodeAnswer(Struct):
@@ -567,7 +547,7 @@ class ShareAnswer(Struct):
 
     path: str
     parent: Annotated[str | None, Meta(description="Null at the top.")]
-    kind: Annotated[str, Meta(extra_json_schema={"enum": ["account", "user"]})]
+    kind: ShareKind
     weight: int
     rank: Annotated[
         int, Meta(description="Among its siblings: 1 goes first; those of one score have one rank.")
