@@ -19,6 +19,8 @@ from horizon.executors.port import AttemptKey, Held, Launch
 from horizon.executors.records import inspect
 
 PATIENCE_S = 15.0
+LOOKS_EVERY_S = 0.2
+"""How often an executor looks at what runs and at the file of failed devices, so that no test waits long."""
 
 
 async def until(what: Callable[[], object], patience_s: float = PATIENCE_S) -> None:

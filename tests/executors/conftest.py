@@ -5,7 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.executors.box import Box
+from horizon.executors import local
+from horizon.executors.health import FileHealth
+from tests.executors.box import LOOKS_EVERY_S, Box
+
+
+@pytest.fixture(autouse=True)
+def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an executor looks at every second or two, to find what nobody told it, it looks at more often."""
+    monkeypatch.setattr(local, "ROUND_S", LOOKS_EVERY_S)
+    monkeypatch.setattr(FileHealth, "every_s", LOOKS_EVERY_S)
 
 
 @pytest.fixture

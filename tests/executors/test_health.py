@@ -11,7 +11,6 @@ from horizon.core.commands import FailDevice, RecoverDevice, Report
 from horizon.core.model import Device, Inventory
 from horizon.executors.health import (
     FAILED_DEVICES_FILE,
-    FILE_EVERY_S,
     REASON_LENGTH_MAX,
     FileHealth,
     Look,
@@ -23,7 +22,7 @@ from horizon.executors.health import (
     verdict,
 )
 from horizon.executors.inventory import discover, simulated
-from tests.executors.box import Box, a_launch, until
+from tests.executors.box import LOOKS_EVERY_S, Box, a_launch, until
 
 GPUS = [device.uuid for node in simulated("2*4xH100") for device in node.devices]
 ALL = frozenset({"a", "b", "c", "d"})
@@ -57,7 +56,7 @@ async def test_a_pretend_device_that_the_file_names_fails_and_is_well_again_when
 async def test_a_failure_is_told_once_however_long_it_lasts(box: Box) -> None:
     (box.data_dir / FAILED_DEVICES_FILE).write_text(GPUS[0])
     await until(lambda: of_devices(box))
-    await asyncio.sleep(2.5 * FILE_EVERY_S)
+    await asyncio.sleep(2.5 * LOOKS_EVERY_S)
     assert len(of_devices(box)) == 1
 
 
@@ -80,7 +79,7 @@ async def test_a_recovery_while_no_scheduler_was_there_is_told_by_the_next(tmp_p
     await again.executor.open("a log", 2, again.reports.append)
     await again.executor.adopt([], failed=[GPUS[0], GPUS[1], "GPU-of-another-node"])
     await until(lambda: len(of_devices(again)) == 2)
-    await asyncio.sleep(1.5 * FILE_EVERY_S)
+    await asyncio.sleep(1.5 * LOOKS_EVERY_S)
     assert of_devices(again) == [
         FailDevice(GPUS[2], f"named in the file {FAILED_DEVICES_FILE}"),
         RecoverDevice(GPUS[0]),
@@ -93,7 +92,7 @@ async def test_after_closing_nothing_is_reported(tmp_path: Path) -> None:
     await box.open()
     await box.close()
     (tmp_path / FAILED_DEVICES_FILE).write_text(GPUS[0])
-    await asyncio.sleep(1.5 * FILE_EVERY_S)
+    await asyncio.sleep(1.5 * LOOKS_EVERY_S)
     assert box.reports == []
 
 
