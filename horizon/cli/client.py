@@ -38,7 +38,7 @@ class Refused(CliError):
         detail = str(self.problem.get("detail") or self.problem.get("title") or f"HTTP status {self.status}")
         faults = self.faults
         if len(faults) == 1:
-            return detail if faults[0][0] in detail else f"{detail} (at {faults[0][0]})"
+            return detail if faults[0][0] in detail else f"{detail} ({faults[0][0].lstrip('/')})"
         return "\n".join([detail, *(f"  at {place}: {text}" for place, text in faults)])
 
     @property

@@ -1,4 +1,4 @@
-"""``ps``, ``show``, ``logs``, and ``cancel`` and its like: looking at jobs and changing them."""
+"""``ps``, ``show``, ``logs``, ``update``, and ``cancel`` and its like: looking at jobs, changing them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from horizon.cli.output import (
     state_style,
 )
 from horizon.cli.session import Job, client_of, for_each, get_job, job_path, name_of, pages
-from horizon.cli.values import ACTIVE_STATES, PAIR, PRIORITIES, STATES
+from horizon.cli.values import ACTIVE_STATES, DURATION, PAIR, PRIORITIES, STATES
 
 PAGE_JOBS_MAX: Final = 1_000
 INDICES_SHOWN: Final = 20
@@ -180,7 +180,7 @@ def _fields(job: Job) -> Iterable[tuple[str, Any]]:
     yield "comment", job.get("comment")
     yield "submitted", show_time(job["created_at"])
     yield "begins", show_time(job.get("begin_at"))
-    yield "planned start", show_time(job["predicted_start"])
+    yield "first planned for", show_time(job["predicted_start"])
     yield "scheduled", show_time(job["scheduled_at"])
     yield "started", show_time(job["started_at"])
     yield "ended", show_time(job["completed_at"])
@@ -238,6 +238,26 @@ def logs(
         sys.stdout.buffer.write(chunk)
 
 
+@click.command(short_help="Give jobs another priority or time limit.")
+@click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
+@click.option("--priority", type=click.Choice(PRIORITIES, case_sensitive=False))
+@click.option("--time-limit", "time_limit_s", type=DURATION, metavar="TIME", help="0 takes the limit away.")
+@json_option
+@click.pass_context
+def update(
+    ctx: click.Context, jobs: tuple[str, ...], priority: str | None, time_limit_s: int | None, as_json: bool
+) -> int:
+    """Give jobs another priority or time limit, those that run too: it counts from their start."""
+    fields: dict[str, Any] = {}
+    if priority is not None:
+        fields["priority"] = priority
+    if time_limit_s is not None:
+        fields["time_limit_s"] = time_limit_s or None
+    if not fields:
+        raise click.UsageError("there is nothing to change: give --priority or --time-limit")
+    return for_each(ctx, jobs, _patch(fields), _saying("changed"), as_json)
+
+
 @click.command(short_help="Cancel jobs.")
 @click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
 @click.option("--reason", metavar="TEXT", help="Why, for the record.")
@@ -289,7 +309,7 @@ def checkpoint(ctx: click.Context, job: str, attempt: int | None, as_json: bool)
 @click.pass_context
 def hold(ctx: click.Context, jobs: tuple[str, ...], as_json: bool) -> int:
     """Keep waiting jobs from starting until they are released."""
-    return for_each(ctx, jobs, _set_hold(True), _saying("held"), as_json)
+    return for_each(ctx, jobs, _patch({"hold": True}), _saying("held"), as_json)
 
 
 @click.command(short_help="Let held jobs start when their turn comes.")
@@ -298,11 +318,11 @@ def hold(ctx: click.Context, jobs: tuple[str, ...], as_json: bool) -> int:
 @click.pass_context
 def release(ctx: click.Context, jobs: tuple[str, ...], as_json: bool) -> int:
     """Let held jobs start when their turn comes."""
-    return for_each(ctx, jobs, _set_hold(False), _saying("released"), as_json)
+    return for_each(ctx, jobs, _patch({"hold": False}), _saying("released"), as_json)
 
 
-def _set_hold(hold: bool) -> Callable[[Client, str], bytes]:
-    return lambda client, job: client.change("PATCH", job_path(job), {"hold": hold})
+def _patch(fields: dict[str, Any]) -> Callable[[Client, str], bytes]:
+    return lambda client, job: client.change("PATCH", job_path(job), fields)
 
 
 def _saying(done: str) -> Callable[[Job], str]:

@@ -39,6 +39,7 @@ SECTIONS: Final[dict[str, dict[str, Place]]] = {
         "show": Place("jobs", "Show one job with all that is known of it."),
         "why": Place("why", "Say why a job is where it is, and what would start it."),
         "logs": Place("jobs", "Print what a job wrote."),
+        "update": Place("jobs", "Give jobs another priority or time limit."),
         "cancel": Place("jobs", "Cancel jobs."),
         "requeue": Place("jobs", "Stop jobs and put them back into the queue."),
         "checkpoint": Place("jobs", "Record that a running job has saved its work."),

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 import click
 
-from horizon.core.explain import span
+from horizon.core.words import span
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from horizon.service.outcomes import Outcome, SizeClass, by_size, percentile, timeline
 from horizon.service.simulator import Simulation
@@ -117,6 +117,7 @@ def draw_timeline(path: Path, one: Drawn, title: str, gpus_total: int) -> None:
         gpus.set_title(f"GPUs that they ask for  (dotted: the {gpus_total:,} there are)")
         for axes in (jobs, gpus):
             axes.set_ylim(bottom=0)
+            axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True))
             axes.yaxis.set_major_formatter(FuncFormatter(_thousands))
         used.set_xlim(at[0], at[-1])
         _time_along(gpus, one)

@@ -17,8 +17,9 @@ from horizon.cli.session import client_of
 from horizon.cli.values import PAIR, parse_duration_s
 
 PATH: Final = "/api/v1/policy"
-DEPTHS: Final = {"none": 0, "easy": 1, "conservative": -1}
-"""Names of some depths of reservation."""
+DEPTHS: Final = {"easy": 1, "conservative": -1}
+"""Names of some depths of reservation. 0 has none: a trace's ``none`` is a strict order, and here that is
+``strict``."""
 _TRUTHS: Final = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
@@ -151,7 +152,9 @@ def _depth(text: str) -> int:
     try:
         return DEPTHS[text.lower()] if text.lower() in DEPTHS else int(text)
     except ValueError:
-        raise ValueError(f"{text!r} is no number and none of {', '.join(DEPTHS)}") from None
+        raise ValueError(
+            f"{text!r} is no number, and not {' or '.join(DEPTHS)}; for a strict order say strict=yes"
+        ) from None
 
 
 def _names(text: str) -> list[str]:

@@ -380,7 +380,7 @@ def _row(summary: Summary) -> tuple[Any, ...]:
         f"{outcome.utilisation:.1%}",
         show_duration(outcome.makespan_s),
         f"{outcome.fairness.index:.3f}",
-        f"{planned.in_time / planned.planned:.0%} of {planned.planned:,}" if planned.planned else "-",
+        f"{1 - planned.late / planned.planned:.0%} of {planned.planned:,}" if planned.planned else "-",
         show_duration(summary.speed.wall_s),
     )
 

@@ -87,7 +87,7 @@ class _CommandAfterDashes(click.Command):
     "gpu_count",
     type=click.IntRange(min=0),
     metavar="N",
-    help="GPUs in all, over all nodes.  [1, or 0 if only --cpus is given]",
+    help="GPUs in all; more than one node has are spread over a gang.  [1, or 0 if only --cpus is given]",
 )
 @click.option("--gpu-type", metavar="TYPE", help="Only GPUs of this type, such as H100.")
 @click.option(
@@ -105,7 +105,11 @@ class _CommandAfterDashes(click.Command):
 @click.option("--env", multiple=True, metavar="K[=V]", help="Set a variable; without =V to what it is here.")
 @click.option("--workdir", "working_dir", metavar="DIR", help="Where to run.  [the current directory]")
 @click.option(
-    "--time-limit", "time_limit_s", type=DURATION, metavar="TIME", help="Stop it after 3600 or 1h30m."
+    "--time-limit",
+    "time_limit_s",
+    type=DURATION,
+    metavar="TIME",
+    help="Stop it after 3600 or 1h30m.  [never; planned for as a day]",
 )
 @click.option(
     "--grace", "grace_period_s", type=DURATION, metavar="TIME", help="From SIGTERM to SIGKILL.  [60]"

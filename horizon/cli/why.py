@@ -111,9 +111,11 @@ _NODES = {
 def _trust(estimates: dict[str, Any]) -> str:
     if not estimates["total"]:
         return ""
-    kept = 100 * estimates["on_time"] // estimates["total"]
+    total = estimates["total"]
+    kept = 100 * estimates["on_time"] // total
     late = f", the others {show_duration(estimates['mean_late_s'])} late" if kept < 100 else ""
-    return f" ({kept} % of {estimates['total']} such estimates were kept{late})"
+    early = f", {show_duration(estimates['mean_early_s'])} early on average" if kept else ""
+    return f" ({kept} % of {total} so far started by then{early}{late})"
 
 
 def _happening(one: dict[str, Any]) -> str:

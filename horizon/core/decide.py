@@ -384,7 +384,7 @@ def _book(state: State, c: cmd.Book, given: Given) -> Events:
         if first.setdefault(name, index) != index:
             raise Rejected(Refusal.INVALID, f"names node {name!r} twice", f"/nodes/{index}")
     if c.end_us <= max(c.start_us, given.now_us):
-        raise Rejected(Refusal.INVALID, "must be after the start, and not over yet", "/end_at")
+        raise Rejected(Refusal.INVALID, "the end must be after the start, and not over yet", "/end_at")
     return (
         ev.BookingMade(
             booking=c.booking_id,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 from horizon._placement import VERDICTS, Plan
 from horizon.core import dependencies
 from horizon.core.model import JobState
 from horizon.core.schedule import Cycle, Hindrance, Verdict
 from horizon.core.state import Job, Request, State
+from horizon.core.words import moment, span
 
 NEXT_CYCLE = "there is room: it starts when its turn comes in the next cycle"
 
@@ -52,10 +52,6 @@ def before_the_queue(state: State, job: Job) -> str | None:
     if job.allocation_state is not None:
         return "waits until every process of its last attempt is gone"
     return None
-
-
-def moment(us: int) -> str:
-    return datetime.fromtimestamp(us / 1e6, UTC).isoformat(timespec="seconds")
 
 
 def open_dependencies(state: State, job: Job) -> list[str]:
@@ -130,17 +126,6 @@ def _no_room(state: State, plan: Plan, job: Job, verdict: Verdict) -> str:
             f"before it would end{'' if job.time_limit_s else assumed}"
         )
     return f"waits for {asked(request)} {where}: {offer(request, plan.offer(shape.request), 'free')}"
-
-
-def span(seconds: int) -> str:
-    """A length of time in two units at most: ``42s``, ``3m05s``, ``2h07m``, ``5d03h``."""
-    if seconds < 60:
-        return f"{seconds}s"
-    if seconds < 3_600:
-        return f"{seconds // 60}m{seconds % 60:02}s"
-    if seconds < 86_400:
-        return f"{seconds // 3_600}h{seconds % 3_600 // 60:02}m"
-    return f"{seconds // 86_400}d{seconds % 86_400 // 3_600:02}h"
 
 
 def planned(count: int) -> str:

@@ -15,11 +15,12 @@ from msgspec import Struct
 from horizon._placement import Plan
 from horizon.core import dependencies
 from horizon.core import events as ev
-from horizon.core.explain import before_the_queue, moment, sentence, span, survey
+from horizon.core.explain import before_the_queue, sentence, survey
 from horizon.core.model import DependencyKind, JobState, Priority
 from horizon.core.policy import UNLIMITED, Order
 from horizon.core.schedule import Cycle, Hindrance, Reservation, Round, Verdict
 from horizon.core.state import SECOND_US, Estimates, Job, Request, State
+from horizon.core.words import moment, span
 
 AHEAD_SHOWN: Final = 10
 FORECAST_JOBS: Final = 256

@@ -149,6 +149,18 @@ def test_listing_by_what_jobs_are(up: Up) -> None:
     assert len(up.json("ps", "--user", "lister", "--state", "cancelled")["jobs"]) == 3
 
 
+def test_changing_the_priority_and_the_time_limit(up: Up) -> None:
+    job = up.submit("--hold", "--", "true")
+    assert up.ok("update", job, "--priority", "high", "--time-limit", "1h30m") == f"job {job} changed\n"
+    shown = up.json("show", job)
+    assert (shown["priority"], shown["time_limit_s"]) == ("High", 5_400)
+    up.ok("update", job, "--time-limit", "0")
+    assert up.json("show", job)["time_limit_s"] is None
+    done = up.run("update", job)
+    assert done.returncode == 2
+    assert "give --priority or --time-limit" in done.stderr
+
+
 def test_holding_and_releasing(up: Up) -> None:
     job = up.submit("--hold", "--", "true")
     assert "held" in up.json("show", job)["reason"]

@@ -48,7 +48,7 @@ def test_a_policy_that_cannot_be(up: Up, tmp_path: Path) -> None:
         (("halflife_s=7d",), "did you mean 'half_life_s'"),
         (("strict",), "no key=value"),
         (("strict=perhaps",), "strict: 'perhaps' is neither true nor false"),
-        (("reservation_depth=deep",), "none of none, easy, conservative"),
+        (("reservation_depth=deep",), "is no number, and not easy or conservative"),
         (("examined_max=many",), "'many' is no whole number"),
         (("half_life_s=soon",), "is no duration"),
         (("gpu_cost=H100",), "is no cost of a type"),
