@@ -52,7 +52,8 @@ async def test_fair_share_of_three_users_with_nine_jobs(scheduler: Scheduler) ->
     holder = await gate(scheduler)
     for user in ("alice", "bob", "carol"):
         for _ in range(3):
-            await scheduler.submit(user_id=user, gpu_count=8)
+            # Long enough that what a busy machine adds to one run does not outweigh a second one.
+            await scheduler.submit(user_id=user, gpu_count=8, command="sleep 0.2")
     await scheduler.cancel(holder["id"])
     await scheduler.eventually(lambda: len(scheduler.engine.state.queue) == 0, "an empty queue")
     await scheduler.quiet()
