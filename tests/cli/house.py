@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 HORIZON = [sys.executable, "-m", "horizon.cli.main"]
 PATIENCE_S = 60.0
@@ -83,6 +84,13 @@ class Up:
     def json(self, *arguments: str) -> Any:
         return json.loads(self.ok(*arguments, "--json"))
 
+    def look(self, path: str) -> Any:
+        """What the API says at once; a command takes its time to start, and waiting asks again and again."""
+        token = (self.data_dir / "token").read_text().strip()
+        request = Request(f"{self.url}/api/v1{path}", headers={"Authorization": f"Bearer {token}"})
+        with urlopen(request, timeout=PATIENCE_S) as response:
+            return json.loads(response.read())
+
     def submit(self, *arguments: str) -> str:
         """The number of a new job."""
         return self.ok("submit", "--workdir", "/tmp", *arguments).strip()
@@ -91,12 +99,13 @@ class Up:
         """Wait for a job to be in one of the states."""
         deadline = time.monotonic() + PATIENCE_S
         while True:
-            found: dict[str, Any] = self.json("show", job)
+            found: dict[str, Any] = self.look(f"/jobs/{job}")
             if found["state"] in states:
                 return found
             assert time.monotonic() < deadline, (
                 f"job {job} is {found['state']}, not {states}: {found['reason']}"
             )
+            time.sleep(0.02)
 
     def stop(self, signal_number: int = signal.SIGTERM) -> tuple[int, str]:
         """Ask it to stop; its exit code, and what it said last."""
@@ -113,7 +122,7 @@ class Up:
         if self.process.poll() is None:
             for job in self.json("ps")["jobs"]:
                 self.run("cancel", str(job["number"]))
-            eventually(lambda: all(gpu["state"] == "free" for gpu in self.json("gpus")["gpus"]), "free GPUs")
+            eventually(lambda: all(gpu["state"] == "free" for gpu in self.look("/gpus")["gpus"]), "free GPUs")
             self.stop()
 
 
