@@ -50,7 +50,8 @@ def _begun(state: State, now_us: int, mark: Mark) -> Iterator[ev.Event]:
 
 
 def _over_their_limit(state: State, now_us: int, mark: Mark) -> Iterator[ev.TimeLimitReached]:
-    for at_us, number, attempt in _fallen_due(state.deadlines, now_us):
+    # A limit that was changed and changed back is there twice.
+    for at_us, number, attempt in dict.fromkeys(_fallen_due(state.deadlines, now_us)):
         job = state.numbered[number - 1]
         if _limit_reached(job, attempt, at_us):
             yield ev.TimeLimitReached(job_id=job.id, attempt=attempt, time_limit_s=job.time_limit_s, **mark)

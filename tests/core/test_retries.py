@@ -226,3 +226,10 @@ def test_a_running_job_may_be_freed_of_its_time_limit_and_be_given_one() -> None
     assert world.state.next_deadline_us() is None
     world.when(cmd.Update(job_id(1), time_limit_s=2_000)).later(1_000).cycle().then(ev.TimeLimitReached)
     world.check()
+
+
+def test_a_job_whose_time_limit_was_changed_and_changed_back_is_stopped_once() -> None:
+    world = given().submit(time_limit_s=50).submit(time_limit_s=100).cycle().started(1).started(2)
+    world.when(cmd.Update(job_id(2), time_limit_s=200)).when(cmd.Update(job_id(2), time_limit_s=100))
+    world.later(50).ended(1).later(50).cycle()
+    world.then(ev.TimeLimitReached)
