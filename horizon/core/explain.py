@@ -17,7 +17,7 @@ NEXT_CYCLE = "there is room: it starts when its turn comes in the next cycle"
 def explainer(state: State, cycle: Cycle, now_us: int) -> Callable[[Job], str]:
     """A function that gives the reason a job is where it is; it shares its work among jobs of one moment."""
     plan: Plan | None = None
-    known: dict[tuple[int, Verdict | None], str] = {}
+    known: dict[tuple[int, int, Verdict | None], str] = {}
 
     def reason(job: Job) -> str:
         nonlocal plan
@@ -30,7 +30,8 @@ def explainer(state: State, cycle: Cycle, now_us: int) -> Callable[[Job], str]:
         if waits_for is not None:
             return waits_for
         verdict = cycle.verdict_of(state, job)
-        key = (job.shape, verdict)
+        alone = verdict is not None and verdict.hindrance is Hindrance.CLAIM  # others make way for it only
+        key = (job.shape, job.number if alone else 0, verdict)
         if key not in known:
             plan = plan or state.cluster.plan(now_us)
             known[key] = sentence(state, cycle, plan, job, verdict)

@@ -346,7 +346,10 @@ class Search:
         only = [index]
         chosen = self._grown(here, only)
         if chosen is None:
-            return None
+            # The cheapest may have taken what their account can give, and not be enough.
+            few = bool(self._reclaims) and len(here) <= EXACT_MAX
+            most = below if below >= 0 else sum(candidate.lost_gpu_us for candidate in here) + 1
+            return self._cheaper(here, only, 0, [], 0, most) if few else None
         chosen = self._spared(chosen, only)
         if len(here) > EXACT_MAX:
             return chosen

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 
 def moment(us: int) -> str:
-    return datetime.fromtimestamp(us / 1e6, UTC).isoformat(timespec="seconds")
+    return datetime.fromtimestamp(us // 1_000_000, UTC).isoformat()
 
 
 def span(seconds: int) -> str:

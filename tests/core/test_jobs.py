@@ -6,6 +6,7 @@ import pytest
 
 from horizon.core import commands as cmd
 from horizon.core import events as ev
+from horizon.core.explain import explainer
 from horizon.core.model import AllocationState, Exit, JobState, Priority
 from tests.core.spec import BAD, OK, World, given, job_id, node, spec
 
@@ -162,6 +163,14 @@ def test_a_job_with_a_begin_time_waits_for_it() -> None:
     assert world.cycle().starts() == [1]
     assert world.state.next_deadline_us() is None
     world.check()
+
+
+def test_a_job_whose_begin_time_is_the_last_that_can_be_written_is_told_of() -> None:
+    last_us = 253_402_300_799_999_999  # 9999-12-31T23:59:59.999999Z
+    world = given().submit(begin_at_us=last_us).cycle()
+    assert explainer(world.state, world.last_cycle, world.now_us)(world.job()) == (
+        "waits for its begin time 9999-12-31T23:59:59+00:00"
+    )
 
 
 def making_way() -> World:

@@ -424,6 +424,17 @@ def test_the_job_that_waits_for_others_is_told_for_whom() -> None:
     world.check()
 
 
+def test_two_jobs_of_one_shape_are_each_told_who_makes_way_for_them() -> None:
+    world = given(node("a", 1), node("b", 1)).policy(min_runtime_s=0)
+    running(running(world, preemptible=True), preemptible=True).later(10)
+    world.submit("bob", priority=HIGH).submit("bob", priority=HIGH).cycle()
+    asked = {by: victim for victim, by in world.stops()}
+    tell = explainer(world.state, world.last_cycle, world.now_us)
+    assert [tell(world.job(number)) for number in (3, 4)] == [
+        f"waits for jobs that make way for it: {asked[number]}" for number in (3, 4)
+    ]
+
+
 def test_what_was_lost_in_the_end_is_counted_on_the_job_over_all_its_preemptions() -> None:
     world = full(4)
     for turn in (1, 2):
@@ -812,3 +823,12 @@ def test_whoever_reclaims_has_the_cheapest_of_those_that_may_be_taken() -> None:
     world.later(10).submit("r", account="red", gpu_count=2)
     assert world.cycle().stops() == [(2, 4)]
     world.check()
+
+
+def test_an_account_takes_back_from_the_one_job_that_will_do_though_a_cheaper_one_will_not() -> None:
+    world = given(node(gpus=5)).policy(min_runtime_s=0)
+    world.when(cmd.SetShare("red", guaranteed_gpus=4)).when(cmd.SetShare("blue", guaranteed_gpus=1))
+    running(world, account="blue", gpu_count=1, preemptible=True)
+    running(world, account="blue", gpu_count=4, preemptible=True).later(10)
+    world.submit("r", account="red", gpu_count=4).cycle()
+    assert world.stops() == [(2, 3)]
