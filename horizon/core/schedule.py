@@ -286,8 +286,11 @@ class Round:
                 return 0
             job = self.state.numbered[number - 1]
             if job.priority.rank != rank or job.created_at_us + patience_us > self.now_us:
+                if job.priority.rank == rank:
+                    self._look_again(max(job.created_at_us, job.begin_at_us) + patience_us)
                 return 0
             if job.begin_at_us + patience_us > self.now_us:
+                self._look_again(job.begin_at_us + patience_us)
                 continue  # it has not waited for so long since it was tried last
             verdict = self._look_at(job, 0, ev.Cause.AGE)
             if verdict is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from horizon.core import commands as cmd
 from horizon.core import events as ev
 from horizon.core.model import Priority
-from tests.core.spec import World, given, job_id, node
+from tests.core.spec import SECOND, World, given, job_id, node
 
 HOUR = 3_600
 
@@ -90,3 +90,15 @@ def test_who_is_kept_by_a_quota_leaves_the_place_to_the_next() -> None:
     world.submit("ann", account="full").submit("heavy").later(HOUR).submit("light")
     assert world.cycle().starts() == [3]
     world.when(cmd.Cancel(job_id(2))).check()
+
+
+def test_who_waits_for_too_long_starts_then_though_nothing_else_happens() -> None:
+    world = given(node(gpus=4)).policy(patience_s=1_000)
+    world.submit("bob", gpu_count=4).cycle().started().later(500).ended()
+    world.submit("carol", gpu_count=2).submit("dan", gpu_count=2).cycle().started(2).started(3)
+    world.submit("bob", gpu_count=2, time_limit_s=48 * HOUR).cycle().submit("alice", gpu_count=4).cycle()
+    world.ended(3).cycle().then_no_start()
+    due_us = world.job(4).created_at_us + 1_000 * SECOND
+    assert world.last_cycle.again_us == due_us
+    world.now_us = due_us
+    assert world.cycle().starts() == [4]
