@@ -137,8 +137,10 @@ def _update(state: State, c: cmd.Update, given: Given) -> Events:
     if job.state.ended:
         raise Rejected(Refusal.CONFLICT, f"job {job.number} has already ended: {job.state}")
     events: list[ev.Event] = []
-    priority = UNSET if c.priority is job.priority else c.priority
-    time_limit_s = UNSET if c.time_limit_s == job.time_limit_s else c.time_limit_s
+    array = state.arrays.get(job.number)
+    alive = [job] if array is None else [job, *(one for one in state.tasks(array) if not one.state.ended)]
+    priority = UNSET if all(one.priority is c.priority for one in alive) else c.priority
+    time_limit_s = UNSET if all(one.time_limit_s == c.time_limit_s for one in alive) else c.time_limit_s
     if priority is not UNSET or time_limit_s is not UNSET:
         events.append(ev.JobUpdated(job_id=job.id, priority=priority, time_limit_s=time_limit_s))
     if c.hold is not UNSET and _differs_in_hold(state, job, c.hold):
@@ -353,7 +355,8 @@ def _node(state: State, name: str) -> Node:
 
 def _fail_device(state: State, c: cmd.FailDevice, given: Given) -> Events:
     node, known = _node_of(state, c.device), state.devices.failed.get(c.device)
-    if known is not None and (given.actor == EXECUTOR or known.reason == c.reason):
+    said = known is not None and known.by != EXECUTOR and known.reason == c.reason
+    if said or (known is not None and given.actor == EXECUTOR):
         return ()  # what a person said of it is not for the executor to say anew
     return (ev.DeviceFailed(node=node, device=c.device, by=given.actor, reason=c.reason),)
 

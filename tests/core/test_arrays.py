@@ -213,6 +213,15 @@ def test_changing_the_time_limit_of_an_array_changes_that_of_its_running_tasks_t
     world.check()
 
 
+def test_what_is_asked_of_an_array_is_asked_of_a_task_that_had_been_changed_alone() -> None:
+    world = given().submit(array=Array((IndexRange(0, 1),)), hold=True)
+    world.when(cmd.Update(world.job(2).id, priority=Priority.HIGH, time_limit_s=5))
+    world.when(cmd.Update(world.job(1).id, priority=Priority.NORMAL, time_limit_s=0)).then(ev.JobUpdated)
+    assert [world.job(number).priority for number in (2, 3)] == [Priority.NORMAL] * 2
+    assert [world.job(number).time_limit_s for number in (2, 3)] == [0, 0]
+    world.when(cmd.Update(world.job(1).id, priority=Priority.NORMAL, time_limit_s=0)).then_nothing().check()
+
+
 def test_what_is_about_one_attempt_cannot_be_asked_of_an_array() -> None:
     world = asked(given()).cycle().started(2)
     world.when(cmd.Requeue(job_id(1))).then_refused("name one of its tasks, such as 1_INDEX")

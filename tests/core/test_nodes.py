@@ -9,7 +9,7 @@ import pytest
 from horizon.core import commands as cmd
 from horizon.core import events as ev
 from horizon.core.explain import explainer
-from horizon.core.model import Exit, JobState
+from horizon.core.model import EXECUTOR, Exit, JobState
 from tests.core.spec import BAD, SECOND, World, given, job_id, node
 
 TERMINATED = Exit(signal=15)
@@ -246,6 +246,13 @@ def test_what_a_person_said_of_a_device_is_not_taken_back_by_the_executor() -> N
     world.when(cmd.FailDevice("GPU-node-1-0", "too hot"), actor="executor").then_nothing()
     world.when(cmd.RecoverDevice("GPU-node-1-0"), actor="ann").then(ev.DeviceRecovered)
     world.check()
+
+
+def test_what_a_person_says_of_a_device_stands_though_the_executor_said_the_same() -> None:
+    world = given().when(cmd.FailDevice("GPU-node-1-0", "Xid 79"), EXECUTOR)
+    world.when(cmd.FailDevice("GPU-node-1-0", "Xid 79"), "operator")
+    world.when(cmd.RecoverDevice("GPU-node-1-0"), EXECUTOR)
+    assert "GPU-node-1-0" in world.state.failed_devices
 
 
 def test_what_the_executor_said_of_a_device_it_may_take_back() -> None:
