@@ -252,7 +252,7 @@ def test_what_a_person_says_of_a_device_stands_though_the_executor_said_the_same
     world = given().when(cmd.FailDevice("GPU-node-1-0", "Xid 79"), EXECUTOR)
     world.when(cmd.FailDevice("GPU-node-1-0", "Xid 79"), "operator")
     world.when(cmd.RecoverDevice("GPU-node-1-0"), EXECUTOR)
-    assert "GPU-node-1-0" in world.state.failed_devices
+    assert "GPU-node-1-0" in world.state.devices.failed
 
 
 def test_what_the_executor_said_of_a_device_it_may_take_back() -> None:
