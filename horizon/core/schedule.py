@@ -194,20 +194,23 @@ class Round:
 
     def _serve_claims(self) -> None:
         """What was freed for a job is given to it first; what is still to come is kept for it."""
-        claims = {number: one for number, one in self.state.claims.items() if self._has_right(one)}
-        for number in claims:
-            self._count(self.state.numbered[number - 1], 1)
+        claims: dict[int, Claim] = {}
+        for number, claim in self.state.claims.items():
+            job = self.state.numbered[number - 1]
+            may_start = self._array_has_room(self.state.shapes[job.shape]) and self._over_quota(job) is None
+            if may_start and self._has_right(claim):
+                claims[number] = claim
+                self._count(job, 1)
         for number, claim in claims.items():
             job = self.state.numbered[number - 1]
             self._count(job, -1)
             only = [self.state.nodes[name].index for name in claim.nodes]
             shape, duration_us = self.state.shapes[job.shape], self.duration_us(job)
             request = shape.request
-            if self._over_quota(job) is None and self._array_has_room(shape):
-                found = self.plan.place(request, duration_us, (), only)
-                if found is not None:
-                    self._start(job, found, ev.Cause.PREEMPTION, 0)
-                    continue
+            found = self.plan.place(request, duration_us, (), only)
+            if found is not None:
+                self._start(job, found, ev.Cause.PREEMPTION, 0)
+                continue
             gone = self._pool.leaving
             if claim.victims and self.plan.fits(request, duration_us, (), only, gone) is not None:
                 self.plan.claim()

@@ -936,8 +936,8 @@ class Checker:
         )
 
     def _is_promised(self, job: Job) -> bool:
-        """Whether others are making way for it."""
-        return job.id in self.claims and bool(self.claims[job.id].victims)
+        """Whether others are making way for it, and its accounts may hold what it asks for."""
+        return job.id in self.claims and bool(self.claims[job.id].victims) and not self._over_quota(job)
 
     def _leaving(self, account: str, but: Job) -> int:
         """GPUs of others of the account who are on their way out."""

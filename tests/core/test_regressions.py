@@ -296,3 +296,13 @@ def test_a_job_that_fits_one_node_stays_on_one_when_it_is_tried_again() -> None:
     world = given(node("a", 2), node("b", 1), node("c", 1))
     running(world, gpu_count=2, max_retries=1).ended(exit=BAD).later(10).cycle().cycle()
     assert [placement.node for placement in world.job().allocation] == ["a"]
+
+
+def test_what_is_freed_is_not_kept_for_a_job_that_its_quota_keeps_by_now() -> None:
+    world = given(node("a", 4), node("b", 1)).policy(min_runtime_s=0, strict=True, order=Order.FIFO)
+    running(world, gpu_count=2, preemptible=True)
+    world.submit(account="q", gpu_count=4, priority=HIGH).cycle()
+    assert asked_to_stop(world) == [(1, ev.PreemptionRequested)]
+    world.when(cmd.SetShare("q", max_gpus=1)).submit(gpu_count=2).submit(gpu_count=1).cycle()
+    assert world.starts() == [3, 4]
+    world.check()
