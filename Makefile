@@ -3,10 +3,12 @@
 #
 #   make demo PYTHON=python3.12      another interpreter
 #   make test ARGS="-k queue -x"     arguments for the command behind the verb
+#   make test WORKERS=0              in one process, as --pdb wants it
 
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+WORKERS ?= auto
 
 BIN := $(VENV)/bin
 # Touched after every install; what it depends on is what makes an install out of date.
@@ -26,7 +28,7 @@ up: $(STAMP) ## Postgres, scheduler and node on this machine, until ctrl-C
 	$(BIN)/horizon up $(ARGS)
 
 test: $(STAMP) ## the whole test suite, on a real Postgres
-	$(BIN)/python -m pytest -q $(ARGS)
+	$(BIN)/python -m pytest -q -n $(WORKERS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 nightly: $(STAMP) ## ten thousand random lives of a cluster, every rule checked after every event
 	$(BIN)/python -m tests.core.worlds --seeds 10000 $(ARGS)
