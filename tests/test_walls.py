@@ -265,6 +265,10 @@ GOLDEN: list[tuple[ev.Event, str]] = [
         ev.LeaderElected(epoch=2, host="h", pid=7, version="0.1.0", config_digest="ef"),
         '{"type":"LeaderElected","epoch":2,"host":"h","pid":7,"version":"0.1.0","config_digest":"ef"}',
     ),
+    (
+        ev.SigningKeySet(key="horizon/00+0a0b0c0d+AQ==", by="scheduler"),
+        '{"type":"SigningKeySet","key":"horizon/00+0a0b0c0d+AQ==","by":"scheduler"}',
+    ),
 ]
 
 

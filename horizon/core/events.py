@@ -360,6 +360,18 @@ class LeaderElected(Event, frozen=True):
         return "system"
 
 
+class SigningKeySet(Event, frozen=True):
+    """The checkpoints of the log are signed with this key from here on."""
+
+    key: str
+    """Its public half: ``NAME+ID+BASE64``."""
+    by: str
+
+    @property
+    def stream(self) -> str:
+        return "system"
+
+
 AnyEvent = (
     JobSubmitted
     | JobHeld
@@ -391,6 +403,7 @@ AnyEvent = (
     | QuotaSet
     | PolicySet
     | LeaderElected
+    | SigningKeySet
 )
 EVENT_TYPES: Final[tuple[type[Event], ...]] = get_args(AnyEvent)
 

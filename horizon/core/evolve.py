@@ -573,6 +573,10 @@ def _policy_set(state: State, event: ev.PolicySet) -> None:
         rejoin_all(state)
 
 
+def _signing_key_set(state: State, event: ev.SigningKeySet) -> None:
+    state.signing_key = event.key
+
+
 def _leader_elected(state: State, event: ev.LeaderElected) -> None:
     pass  # the envelope's epoch says it all
 
@@ -609,4 +613,5 @@ _ELSE: Final[dict[type[ev.Event], Callable[[State, Any], None]]] = {
     ev.QuotaSet: _quota_set,
     ev.PolicySet: _policy_set,
     ev.LeaderElected: _leader_elected,
+    ev.SigningKeySet: _signing_key_set,
 }

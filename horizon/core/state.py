@@ -318,6 +318,8 @@ class State(Struct, eq=False):
     """The number of the last cycle that decided anything."""
     versions: dict[str, int] = {}
     """The version of each stream that is not a job's."""
+    signing_key: str = ""
+    """The public half of the key that signs the log's checkpoints."""
     policy: Policy = Policy()
     policy_version: int = 0
     """0 before the first was set: then the defaults of this program hold."""
@@ -406,6 +408,7 @@ def digest(state: State) -> str:
     queue = state.queue
     everything: tuple[Any, ...] = (
         (state.position, state.recorded_at_us, state.epoch, state.cycle, state.policy_version),
+        state.signing_key,
         state.policy,
         state.numbered,
         [job.id for job in state.holding.values()],

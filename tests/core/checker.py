@@ -1278,4 +1278,5 @@ _ELSE: Final[dict[type[ev.Event], Callable[[Checker, Any], None]]] = {
     ev.PolicySet: Checker._policy_set,
     ev.ShareSet: Checker._nothing,
     ev.LeaderElected: Checker._nothing,
+    ev.SigningKeySet: Checker._nothing,
 }

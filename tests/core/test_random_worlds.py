@@ -47,7 +47,7 @@ def test_random_lives_make_every_move_and_see_every_kind_of_event() -> None:
         (r, completed), (r, failed), (r, p), (r, q), (r, cancelled), (p, q),
     }  # fmt: skip
     assert moves == reachable
-    assert {kind.__name__ for kind in ev.EVENT_TYPES} - seen.keys() == {"LeaderElected"}
+    assert {kind.__name__ for kind in ev.EVENT_TYPES} - seen.keys() == {"LeaderElected", "SigningKeySet"}
 
 
 # --- who audits the auditor ---------------------------------------------------------------------------
