@@ -216,7 +216,6 @@ cdef class Plan:
     cdef int32_t found_total
     cdef int32_t found_kind
     cdef int64_t found_start
-    cdef int64_t found_duration
     cdef int32_t *slots         # part after part
     cdef int32_t slot_room
     cdef int32_t *slot_ends     # by part: where its slots end
@@ -233,14 +232,15 @@ cdef class Plan:
     cdef int ask(self, int request, int64_t duration_us, avoid, only, gone) except -1
     cdef bint find_now(self) noexcept
     cdef int pick_slots(self) except -1
+    cdef tuple found_nodes(self)
 
     # What it changes.
     cdef Over *over_of(self, int32_t node) except NULL
-    cdef int change(self, int32_t node, int64_t from_us, int64_t to_us, int32_t level,
-                    int64_t booking) except -1
+    cdef int make_taken(self, int32_t node) except -1
+    cdef int keep(self, int64_t booking) except -1
+    cdef void change(self, int32_t part, int64_t booking) noexcept
     cdef bint counts(self, const Change *change) noexcept
-    cdef int take_slots(self, int32_t node, int32_t begin, int32_t end) except -1
-    cdef int rebucket(self, int32_t node) except -1
+    cdef void rebucket(self, int32_t node) noexcept
     cdef int own_buckets(self, int32_t kind) except -1
     cdef const uint8_t *buckets(self, int32_t kind) noexcept
     cdef const int32_t *tallies(self, int32_t kind) noexcept

@@ -129,19 +129,31 @@ cdef int check_amount(int64_t amount, const char *what) except -1:
 
 # ------------------------------------------------------------------------------------- changes over time
 
-cdef int insert_change(Changes *changes, const Change *change) except -1:
-    """Puts a change behind those of the same time. O(changes)."""
-    cdef int32_t at
-    if changes.total == changes.room:
+cdef int make_room(Changes *changes) except -1:
+    """Room for two more: something is taken, and later given back."""
+    if changes.room < changes.total + 2:
         changes.items = <Change *>resized(changes.items, grown_room(changes.room), sizeof(Change))
         changes.room = grown_room(changes.room)
-    at = changes.total
+    return 0
+
+
+cdef void take_until(Changes *changes, Change *change, int64_t until_us) noexcept nogil:
+    """Puts in a change, and one that undoes it; there is room for both."""
+    insert_change(changes, change)
+    change.at_us = until_us
+    change.seats, change.cores = -change.seats, -change.cores
+    change.memory, change.gpus = -change.memory, -change.gpus
+    insert_change(changes, change)
+
+
+cdef void insert_change(Changes *changes, const Change *change) noexcept nogil:
+    """Puts a change, for which there is room, behind those of the same time. O(changes)."""
+    cdef int32_t at = changes.total
     while at > 0 and changes.items[at - 1].at_us > change.at_us:
         changes.items[at] = changes.items[at - 1]
         at -= 1
     changes.items[at] = change[0]
     changes.total += 1
-    return 0
 
 
 cdef inline int32_t next_in_bucket(const uint8_t *buckets, int32_t begin, int32_t end,
@@ -582,7 +594,7 @@ cdef class Cluster:
 
     cdef int hold_devices(self, int node, int64_t number, const int32_t *slots, int32_t total) except -1:
         cdef Node *changed = &self.nodes[node]
-        cdef int32_t at
+        cdef int32_t at, refused
         for at in range(total):
             if slots[at] >= changed.device_total or changed.devices[slots[at]].holder:
                 refused = slots[at]
@@ -664,16 +676,11 @@ cdef class Cluster:
         for at in range(changed.booked.total):
             if changed.booked.items[at].booking == booking:
                 raise ValueError(f"booking {booking} is on node {node} already")
+        make_room(&changed.booked)
         memset(&change, 0, sizeof(Change))
         change.booking, change.bin = booking, NO_BIN
         change.at_us, change.seats = start_us, -SEATS
-        insert_change(&changed.booked, &change)
-        change.at_us, change.seats = end_us, SEATS
-        try:
-            insert_change(&changed.booked, &change)
-        except MemoryError:
-            self.unbook(node, booking)
-            raise
+        take_until(&changed.booked, &change, end_us)
         self.version += 1
 
     def unbook(self, int node, int booking):
@@ -1052,17 +1059,16 @@ cdef class Plan:
         if not self.find_now():
             return None
         self.pick_slots()
-        self.found_by = PLACED
         answer = []
         begin = 0
         for part in range(self.found_total):
             slots = tuple([self.slots[slot] for slot in range(begin, self.slot_ends[part])])
             answer.append((self.found[part], slots))
             begin = self.slot_ends[part]
+        self.found_by = PLACED
         return answer
 
     def fits(self, int request, int64_t duration_us, avoid=(), only=None, gone=(), bint over_reserved=False):
-        cdef int32_t part
         cdef bint found
         self.ask(request, duration_us, avoid, only, gone)
         self.over_reserved = over_reserved
@@ -1070,66 +1076,50 @@ cdef class Plan:
         self.over_reserved = False
         if not found:
             return None
+        answer = self.found_nodes()
         self.found_by = FITTED
-        return tuple([self.found[part] for part in range(self.found_total)])
+        return answer
 
     def earliest(self, int request, int64_t duration_us, avoid=()):
-        cdef int32_t part
         self.ask(request, duration_us, avoid, None, ())
         if self.split.nodes == 0:
             return None
         if not (self.earliest_one() if self.split.nodes == 1 else self.earliest_gang()):
             return None
+        answer = (self.found_start, self.found_nodes())
         self.found_by = PLANNED
-        return self.found_start, tuple([self.found[part] for part in range(self.found_total)])
+        return answer
+
+    cdef tuple found_nodes(self):
+        cdef int32_t part
+        return tuple([self.found[part] for part in range(self.found_total)])
 
     def take(self):
-        cdef int32_t part, node, slot
-        cdef int32_t begin = 0
+        cdef int32_t part
+        cdef int32_t slot = 0
         self.check()
         if self.found_by != PLACED:
             raise RuntimeError("there is nothing to take: place() found nothing since the last take()")
-        self.found_by = NOTHING
+        for part in range(self.found_total if self.found_kind != NO_BIN else 0):
+            self.make_taken(self.found[part])
+        self.keep(0)
         for part in range(self.found_total):
-            node = self.found[part]
-            self.change(node, self.now, self.now + self.found_duration, self.found_level[part], 0)
-            self.take_slots(node, begin, self.slot_ends[part])
-            begin = self.slot_ends[part]
-
-    cdef int take_slots(self, int32_t node, int32_t begin, int32_t end) except -1:
-        cdef Over *over = self.over[node]
-        cdef int32_t at
-        if begin == end:
-            return 0
-        if over.taken == NULL:
-            over.taken = <uint8_t *>zeroed(self.cluster.nodes[node].device_total, 1)
-        for at in range(begin, end):
-            over.taken[self.slots[at]] = 1
-        return 0
+            while slot < self.slot_ends[part]:
+                self.over[self.found[part]].taken[self.slots[slot]] = 1
+                slot += 1
 
     def reserve(self):
-        cdef int32_t part
         self.check()
         if self.found_by != PLANNED:
             raise RuntimeError("there is nothing to reserve: earliest() found nothing since the last reserve()")
-        self.found_by = NOTHING
-        for part in range(self.found_total):
-            self.change(
-                self.found[part], self.found_start, self.found_start + self.found_duration,
-                self.found_level[part], RESERVED,
-            )
+        self.keep(RESERVED)
 
     def claim(self):
-        cdef int32_t part
         self.check()
         if self.found_by != FITTED:
             raise RuntimeError("there is nothing to claim: fits() found nothing since the last claim()")
-        self.found_by = NOTHING
         self.gone_total = 0     # they hold what they hold: what is claimed of it falls below zero
-        for part in range(self.found_total):
-            self.change(
-                self.found[part], self.now, self.now + self.found_duration, self.found_level[part], 0
-            )
+        self.keep(0)
 
     def imagine(self, int gpus, int gpu_type, int64_t gpu_memory_mib, int64_t cores, int64_t memory_mib,
                 int nodes, bint exclusive, labels=()):
@@ -1154,6 +1144,7 @@ cdef class Plan:
     cdef int ask(self, int request, int64_t duration_us, avoid, only, gone) except -1:
         """Takes in a question; what an earlier one found is forgotten."""
         cdef int32_t nodes
+        cdef int32_t avoid_total, only_total, gone_total
         cdef int32_t *avoided = NULL
         cdef int32_t *allowed = NULL
         cdef int64_t *released = NULL
@@ -1162,12 +1153,14 @@ cdef class Plan:
         asked = self.request_at(request)
         if not 1 <= duration_us <= TIME_MAX:
             raise ValueError(f"duration_us must be between 1 and 2**61, not {duration_us}")
+        avoid_total, gone_total = <int32_t>len(avoid), <int32_t>len(gone)
+        only_total = <int32_t>len(only) if only is not None else 0
         try:
-            if len(avoid):
+            if avoid_total:
                 avoided = self.cluster.nodes_of(avoid)
             if only is not None:
                 allowed = self.cluster.nodes_of(only)
-            if len(gone):
+            if gone_total:
                 released = jobs_of(gone)
         except BaseException:
             PyMem_Free(avoided)
@@ -1178,8 +1171,7 @@ cdef class Plan:
         PyMem_Free(self.only)
         PyMem_Free(self.gone)
         self.avoid, self.only, self.gone = avoided, allowed, released
-        self.avoid_total, self.gone_total = <int32_t>len(avoid), <int32_t>len(gone)
-        self.only_total = <int32_t>len(only) if only is not None else 0
+        self.avoid_total, self.only_total, self.gone_total = avoid_total, only_total, gone_total
         self.request, self.duration = asked, duration_us
         self.found_by = NOTHING
         self.found_total = 0
@@ -1208,43 +1200,49 @@ cdef class Plan:
             self.touched_total += 1
         return self.over[node]
 
-    cdef int change(self, int32_t node, int64_t from_us, int64_t to_us, int32_t level,
-                    int64_t booking) except -1:
-        """Takes a part of the split away from a node, from one time to another."""
+    cdef int make_taken(self, int32_t node) except -1:
+        """Memory for which devices of the node are given away."""
         cdef Over *over = self.over_of(node)
-        cdef const Level *part = &self.split.levels[level]
-        cdef Change change
-        memset(&change, 0, sizeof(Change))
-        change.at_us, change.booking = from_us, booking
-        change.cores, change.memory, change.seats = -part.cores, -part.memory, -part.seats
-        change.bin = NO_BIN if part.gpus == 0 else bin_of(&self.cluster.nodes[node], self.found_kind)
-        change.gpus = -part.gpus if change.bin != NO_BIN else 0
-        insert_change(&over.changes, &change)
-        change.at_us = to_us
-        change.cores, change.memory, change.seats = part.cores, part.memory, part.seats
-        change.gpus = -change.gpus
-        insert_change(&over.changes, &change)
-        if from_us <= self.now:
-            self.rebucket(node)
+        if over.taken == NULL:
+            over.taken = <uint8_t *>zeroed(self.cluster.nodes[node].device_total, 1)
         return 0
+
+    cdef int keep(self, int64_t booking) except -1:
+        """Has what was found last be so, once; all of it or, without the memory, nothing."""
+        cdef bint now = self.found_kind != NO_BIN and self.found_start <= self.now
+        cdef int32_t part
+        for part in range(self.found_total):
+            make_room(&self.over_of(self.found[part]).changes)
+        if now:
+            self.own_buckets(self.found_kind)
+        # From here on nothing can fail.
+        self.found_by = NOTHING
+        for part in range(self.found_total):
+            self.change(part, booking)
+            if now:
+                self.rebucket(self.found[part])
+        return 0
+
+    cdef void change(self, int32_t part, int64_t booking) noexcept:
+        """Takes a part from its node for the time that was found."""
+        cdef const Level *level = &self.split.levels[self.found_level[part]]
+        cdef int32_t node = self.found[part]
+        cdef Change change
+        change.at_us, change.booking = self.found_start, booking
+        change.seats, change.cores, change.memory = -level.seats, -level.cores, -level.memory
+        change.bin, change.gpus = bin_of(&self.cluster.nodes[node], self.found_kind), -level.gpus
+        take_until(&self.over[node].changes, &change, self.found_start + self.duration)
 
     cdef inline bint counts(self, const Change *change) noexcept:
         return not self.over_reserved or change.booking != RESERVED
 
-    cdef int rebucket(self, int32_t node) except -1:
-        """Files the node under what is free of it now in buckets of the plan's own."""
-        cdef Node *changed = &self.cluster.nodes[node]
-        cdef int32_t bin, kind, bucket
-        for bin in range(changed.bin_total):
-            kind = changed.bins[bin].kind
-            bucket = bucket_of(self.free_devices(node, bin)) if changed.state == READY else 0
-            if self.buckets(kind)[node] == bucket:
-                continue
-            self.own_buckets(kind)
-            self.tally[kind][self.free[kind][node]] -= 1
-            self.tally[kind][bucket] += 1
-            self.free[kind][node] = <uint8_t>bucket
-        return 0
+    cdef void rebucket(self, int32_t node) noexcept:
+        """Files the node under what is free of it now, in the plan's own buckets of the kind found."""
+        cdef int32_t kind = self.found_kind
+        cdef int32_t bucket = bucket_of(self.free_devices(node, bin_of(&self.cluster.nodes[node], kind)))
+        self.tally[kind][self.free[kind][node]] -= 1
+        self.tally[kind][bucket] += 1
+        self.free[kind][node] = <uint8_t>bucket
 
     cdef int own_buckets(self, int32_t kind) except -1:
         cdef int64_t nodes = self.cluster.node_total
@@ -1626,7 +1624,6 @@ cdef class Plan:
         self.found_level[0] = 0
         self.found_total = 1
         self.found_kind = kind
-        self.found_duration = self.duration
 
     cdef bint earliest_one(self) noexcept:
         cdef const Level *part = &self.split.levels[0]
@@ -1710,7 +1707,6 @@ cdef class Plan:
         total = self.keep_near(total)
         qsort(self.candidates, <size_t>total, sizeof(Candidate), compare_candidates)
         self.found_kind = kind
-        self.found_duration = self.duration
         return self.assign(total)
 
     cdef int32_t gather(self, int32_t kind, int64_t at_us) noexcept:

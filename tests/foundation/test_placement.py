@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -1533,3 +1534,91 @@ def test_a_plan_is_made_by_a_cluster_only() -> None:
     for question in (lambda: _placement.Plan().take(), lambda: _placement.Plan().place(0, 1)):
         with pytest.raises(TypeError):
             question()
+
+
+ENOUGH = 10_000
+
+
+def memory_fails(call: Callable[[], Any], after: int) -> bool:
+    """Whether a call that gets this many blocks of memory and no more lacks one; it may be refused for
+    another reason."""
+    testcapi = pytest.importorskip("_testcapi")
+    testcapi.set_nomemory(after)
+    try:
+        call()
+    except MemoryError:
+        return True
+    except ValueError:
+        return False
+    finally:
+        testcapi.remove_mem_hooks()
+    return False
+
+
+def two_kinds() -> Any:
+    """Eight nodes with devices of both kinds, and a job on the first; requests for one and for gangs."""
+    cluster = _placement.Cluster()
+    for kind in range(2):
+        cluster.add_kind(kind, 0)
+    for node in range(8):
+        add(cluster, [(0, *NO_GROUPS)] * (4 if node else 300) + [(1, *NO_GROUPS)] * 4, domains=(0,))
+        cluster.book(node, 1, NOW_US + 5 * HOUR_US, NOW_US + 6 * HOUR_US)
+    hold(cluster, 0, 7, (299, 300), cores=1)
+    ask(cluster, 1, gpu_type=1, cores=1)
+    ask(cluster, 9, gpu_type=1, cores=1, nodes=3)
+    ask(cluster, cores=3, nodes=3)
+    return cluster
+
+
+def told(plan: Any) -> list[Any]:
+    asked = [(plan.offer, ()), (plan.survey, (1,)), (plan.earliest, (1,)), (plan.place, (1,))]
+    return [plan.idle(), [question(request, *rest) for request in range(3) for question, rest in asked]]
+
+
+@pytest.mark.parametrize("request_", range(3))
+@pytest.mark.parametrize(("question", "answer"), [
+    (("place", HOUR_US), "take"), (("earliest", HOUR_US), "reserve"), (("fits", HOUR_US), "claim"),
+    (("earliest", 5 * HOUR_US + 1), "reserve"), (("fits", HOUR_US, (), None, [7], True), "claim"),
+])  # fmt: skip
+def test_a_plan_without_memory_to_keep_an_answer_keeps_none_of_it_and_can_try_again(
+    question: tuple[Any, ...], answer: str, request_: int
+) -> None:
+    plans = [two_kinds().plan(NOW_US) for _ in range(24)]
+    for plan in plans:
+        assert getattr(plan, question[0])(request_, *question[1:]) is not None
+    failed = [memory_fails(getattr(plan, answer), after=blocks) for blocks, plan in enumerate(plans)]
+    assert failed == [True] * sum(failed) + [False] * (24 - sum(failed))
+    assert 1 < sum(failed) < 24
+    for plan, again in zip(plans, failed, strict=True):
+        if again:
+            getattr(plan, answer)()
+        assert told(plan) == told(plans[-1])
+
+
+@pytest.mark.parametrize("call", [
+    ("add_kind", 2, 0), ("add_node",), ("set_node", 1, 8, 8, [(1, 0, 0, 0)] * 5, [1, 2], [3]),
+    ("hold", 0, 8, [1, 2, 301, 302], 1, 1, False, NOW_US + HOUR_US),
+    ("hold", 0, 8, [298, 299], 1, 1, False, NOW_US + HOUR_US),
+    ("book", 1, 2, NOW_US + HOUR_US, NOW_US + 2 * HOUR_US), ("add_request", 1, 1, 0, 0, 0, 0, False, [1, 2]),
+    ("nodes_for", 1, [2]),
+])  # fmt: skip
+def test_a_cluster_without_memory_for_a_change_is_as_it_was_and_can_be_changed_again(
+    call: tuple[Any, ...],
+) -> None:
+    clusters = [two_kinds() for _ in range(24)]
+    for cluster in clusters:
+        for number in range(10, 15):
+            hold(cluster, 0, number)
+        for booking in range(2, 5):
+            cluster.book(1, 10 * booking, NOW_US + booking * 9 * HOUR_US, NOW_US + booking * 10 * HOUR_US)
+    plans = [cluster.plan(NOW_US) for cluster in clusters]
+    before = told(plans[-1])
+    calls = [partial(getattr(cluster, call[0]), *call[1:]) for cluster in clusters]
+    failed = [memory_fails(change, after=blocks) for blocks, change in enumerate(calls)]
+    assert 0 < sum(failed) < 24
+    for cluster, change, plan, again in zip(clusters, calls, plans, failed, strict=True):
+        if again:
+            assert told(plan) == before
+            memory_fails(change, after=ENOUGH)
+        assert told(cluster.plan(NOW_US)) == told(clusters[-1].plan(NOW_US))
+        assert [cluster.free(node) for node in range(8)] == [clusters[-1].free(node) for node in range(8)]
