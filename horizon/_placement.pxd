@@ -50,7 +50,7 @@ cdef struct Bin:        # the devices of one kind on one node
     int32_t kind
     int32_t total       # usable
     int32_t free        # usable and not held
-    int64_t spread      # of all usable ones, as Plan.spread
+    int64_t spread      # of all usable ones, as spread_of
     int32_t flat        # no device is in any group
     int32_t groupings   # groupings that divide it, the one with the smallest groups first
     int32_t grouping[GROUPINGS]
@@ -223,7 +223,8 @@ cdef class Plan:
     # Room to work in.
     cdef Candidate *candidates
     cdef int64_t *starts
-    cdef int32_t *scratch
+    cdef int32_t *scratch       # devices of a node: the free ones, and of each grouping those of a group
+    cdef int32_t *tried         # devices that it would give; scratch's last row
     cdef int32_t *domain_counts
 
     cdef int open(self, Cluster cluster, int64_t now_us) except -1
@@ -264,10 +265,9 @@ cdef class Plan:
 
     # Which devices of a node.
     cdef bint slot_is_free(self, const Node *node, const Over *over, int32_t slot) noexcept
-    cdef int32_t choose_devices(self, int32_t node, int32_t bin, int32_t count, int32_t *chosen) noexcept
-    cdef int32_t fill(self, const Node *node, const Bin *bin, int32_t *slots, int32_t total, int32_t need,
-                      int32_t depth, int32_t *chosen, int32_t done) noexcept
-    cdef int64_t spread(self, const Node *node, const int32_t *slots, int32_t total) noexcept
+    cdef void choose_devices(self, int32_t node, int32_t bin, int32_t count, int32_t *chosen) noexcept
+    cdef void fill(self, const Node *node, const Bin *bin, int32_t *slots, int32_t total, int32_t need,
+                   int32_t depth, int32_t *chosen) noexcept
 
     # A single node.
     cdef void consider(self, Best *best, int32_t node, int32_t kind) noexcept

@@ -12,7 +12,7 @@ from libc.string cimport memchr, memcpy, memset
 cdef int64_t TIME_MAX = 1 << 61
 cdef int64_t NEVER = 1 << 62
 cdef int64_t AMOUNT_MAX = 1 << 50       # cores or MiB of one node or request
-cdef int64_t CLOSEST = (<int64_t>1 << 40) + (<int64_t>1 << 20) + 1      # Plan.spread: one group of each
+cdef int64_t CLOSEST = (<int64_t>1 << 40) + (<int64_t>1 << 20) + 1      # spread_of devices in one group of each
 cdef int32_t COUNT_MAX = 1 << 30        # nodes, devices, kinds, requests
 
 cdef enum:
@@ -437,16 +437,13 @@ cdef class Cluster:
 
     def set_device(self, int node, int slot, bint usable):
         cdef Node *changed = self.node_at(node)
-        cdef int32_t grouping
+        cdef int32_t bin
         if not 0 <= slot < changed.device_total:
             raise ValueError(f"node {node} has no slot {slot}")
+        bin = changed.devices[slot].bin
         changed.devices[slot].usable = usable
         self.recount(changed)
-        changed.bins[changed.devices[slot].bin].spread = 0
-        for grouping in range(GROUPINGS):
-            changed.bins[changed.devices[slot].bin].spread = (
-                changed.bins[changed.devices[slot].bin].spread << 20
-            ) + group_total(changed, changed.devices[slot].bin, grouping)
+        changed.bins[bin].spread = spread_of_bin(changed, bin)
         self.refresh(node)
         self.capacity += 1
         self.version += 1
@@ -866,9 +863,7 @@ cdef void order_groupings(Node *node, int32_t bin) noexcept nogil:
     ordered.free = ordered.total
     ordered.groupings = 0
     ordered.flat = is_flat(node, bin)
-    ordered.spread = 0
-    for grouping in range(GROUPINGS):
-        ordered.spread = (ordered.spread << 20) + group_total(node, bin, grouping)
+    ordered.spread = spread_of_bin(node, bin)
     for grouping in range(GROUPINGS):
         size = largest_group(node, bin, grouping)
         if size == 0:
@@ -881,6 +876,15 @@ cdef void order_groupings(Node *node, int32_t bin) noexcept nogil:
         sizes[at] = size
         ordered.grouping[at] = grouping
         ordered.groupings += 1
+
+
+cdef int64_t spread_of_bin(const Node *node, int32_t bin) noexcept nogil:
+    """``spread_of`` all usable devices of a bin."""
+    cdef int64_t spread = 0
+    cdef int32_t grouping
+    for grouping in range(GROUPINGS):
+        spread = (spread << 20) + group_total(node, bin, grouping)
+    return spread
 
 
 cdef int32_t group_total(const Node *node, int32_t bin, int32_t grouping) noexcept nogil:
@@ -1031,7 +1035,8 @@ cdef class Plan:
         self.found = <int32_t *>resized(NULL, nodes, sizeof(int32_t))
         self.found_level = <int32_t *>resized(NULL, nodes, sizeof(int32_t))
         self.slot_ends = <int32_t *>resized(NULL, nodes, sizeof(int32_t))
-        self.scratch = <int32_t *>resized(NULL, (GROUPINGS + 3) * <int64_t>cluster.device_most, sizeof(int32_t))
+        self.scratch = <int32_t *>resized(NULL, (GROUPINGS + 2) * <int64_t>cluster.device_most, sizeof(int32_t))
+        self.tried = self.scratch + (GROUPINGS + 1) * <int64_t>cluster.device_most
         self.domain_counts = <int32_t *>resized(
             NULL, LEVELS * <int64_t>(cluster.domain_most + 1), sizeof(int32_t)
         )
@@ -1460,73 +1465,46 @@ cdef class Plan:
             return False
         return device.holder == 0 or among_jobs(device.holder, self.gone, self.gone_total)
 
-    cdef int32_t choose_devices(self, int32_t node, int32_t bin, int32_t count, int32_t *chosen) noexcept:
-        """Puts `count` free devices of a bin into `chosen`, in order of slot; gives how many there were."""
+    cdef void choose_devices(self, int32_t node, int32_t bin, int32_t count, int32_t *chosen) noexcept:
+        """Puts `count` free devices of a bin, which has as many, into `chosen`, in order of slot."""
         cdef const Node *asked = &self.cluster.nodes[node]
         cdef const Over *over = self.over[node]
         cdef const Bin *of = &asked.bins[bin]
         cdef int32_t total = 0
-        cdef int32_t slot, depth
-        if count == 0:
-            return 0
+        cdef int32_t depth = 0
+        cdef int32_t slot, number
         for slot in range(asked.device_total):
             if asked.devices[slot].bin == bin and self.slot_is_free(asked, over, slot):
                 self.scratch[total] = slot
                 total += 1
-        if total < count:
-            return total
         # The smallest group that has enough; without one, all of them are the group.
-        for depth in range(of.groupings):
-            total = keep_group(asked, of.grouping[depth], self.scratch, total, count)
-            if total < 0:
-                total = -total
-                continue
-            count = self.fill(asked, of, self.scratch, total, count, depth, chosen, 0)
-            sort_slots(chosen, count)
-            return count
-        count = self.fill(asked, of, self.scratch, total, count, of.groupings, chosen, 0)
+        while depth < of.groupings:
+            number = next_group(asked, of.grouping[depth], self.scratch, total, count)
+            if group_size(asked, of.grouping[depth], self.scratch, total, number) >= count:
+                total = copy_group(asked, of.grouping[depth], self.scratch, total, number, self.scratch)
+                break
+            depth += 1
+        self.fill(asked, of, self.scratch, total, count, depth, chosen)
         sort_slots(chosen, count)
-        return count
 
-    cdef int32_t fill(self, const Node *node, const Bin *bin, int32_t *slots, int32_t total, int32_t need,
-                      int32_t depth, int32_t *chosen, int32_t done) noexcept:
-        """Takes `need` of the slots, whole groups of the next smaller grouping first; gives how many are
-        chosen then. `depth` counts the groupings that are smaller than the slots' own."""
+    cdef void fill(self, const Node *node, const Bin *bin, int32_t *slots, int32_t total, int32_t need,
+                   int32_t depth, int32_t *chosen) noexcept:
+        """Takes `need` of the slots, which are as many at least, whole groups of the next smaller grouping
+        first. `depth` counts the groupings that are smaller than the slots' own."""
         cdef int32_t *group = slots + self.cluster.device_most
-        cdef int32_t grouping, at, number, inside
-        if depth == 0 or need >= total:
-            for at in range(min(need, total)):
-                chosen[done + at] = slots[at]
-            return done + min(need, total)
+        cdef int32_t grouping, number, inside, taken
+        if depth == 0 or need == total:
+            memcpy(chosen, slots, need * sizeof(int32_t))
+            return
         grouping = bin.grouping[depth - 1]
         while need > 0:
             number = next_group(node, grouping, slots, total, need)
-            inside = 0
-            for at in range(total):
-                if node.devices[slots[at]].group[grouping] == number:
-                    group[inside] = slots[at]
-                    inside += 1
-            done = self.fill(node, bin, group, inside, min(need, inside), depth - 1, chosen, done)
-            need -= min(need, inside)
+            inside = copy_group(node, grouping, slots, total, number, group)
             total = without_group(node, grouping, slots, total, number)
-        return done
-
-    cdef int64_t spread(self, const Node *node, const int32_t *slots, int32_t total) noexcept:
-        """How many link groups, NUMA nodes and PCIe roots the devices are in, in this order of weight."""
-        cdef int64_t spread = 0
-        cdef int32_t grouping, at, before, different
-        for grouping in range(GROUPINGS):
-            different = 0
-            for at in range(total):
-                for before in range(at):
-                    if (
-                        node.devices[slots[before]].group[grouping] == node.devices[slots[at]].group[grouping]
-                    ):
-                        break
-                else:
-                    different += 1
-            spread = (spread << 20) + different
-        return spread
+            taken = min(need, inside)
+            self.fill(node, bin, group, inside, taken, depth - 1, chosen)
+            chosen += taken
+            need -= taken
 
     # ------------------------------------------------------------------------------------------ a single node
 
@@ -1555,8 +1533,8 @@ cdef class Plan:
         if part.gpus and part.gpus == free == asked.bins[bin].total and self.gone_total == 0:
             spread = asked.bins[bin].spread     # all of them
         elif part.gpus and not asked.bins[bin].flat:
-            self.choose_devices(node, bin, part.gpus, self.scratch + 4 * self.cluster.device_most)
-            spread = self.spread(asked, self.scratch + 4 * self.cluster.device_most, part.gpus)
+            self.choose_devices(node, bin, part.gpus, self.tried)
+            spread = spread_of(asked, self.tried, part.gpus)
         elif part.gpus:
             spread = CLOSEST
         if best.node < 0 or cores < best.cores or spread < best.spread:
@@ -1985,6 +1963,18 @@ cdef int32_t next_group(const Node *node, int32_t grouping, const int32_t *slots
     return fitting if fitting >= 0 else largest
 
 
+cdef int32_t copy_group(const Node *node, int32_t grouping, const int32_t *slots, int32_t total,
+                        int32_t number, int32_t *group) noexcept nogil:
+    """Copies those of a group, to where the slots are as well; gives how many they are."""
+    cdef int32_t at
+    cdef int32_t inside = 0
+    for at in range(total):
+        if node.devices[slots[at]].group[grouping] == number:
+            group[inside] = slots[at]
+            inside += 1
+    return inside
+
+
 cdef int32_t without_group(const Node *node, int32_t grouping, int32_t *slots, int32_t total,
                            int32_t number) noexcept nogil:
     cdef int32_t at
@@ -1996,19 +1986,20 @@ cdef int32_t without_group(const Node *node, int32_t grouping, int32_t *slots, i
     return kept
 
 
-cdef int32_t keep_group(const Node *node, int32_t grouping, int32_t *slots, int32_t total,
-                        int32_t need) noexcept nogil:
-    """Keeps the slots of the smallest group with enough of them; if no group has, all, and gives -total."""
-    cdef int32_t number = next_group(node, grouping, slots, total, need)
-    cdef int32_t at
-    cdef int32_t kept = 0
-    if group_size(node, grouping, slots, total, number) < need:
-        return -total
-    for at in range(total):
-        if node.devices[slots[at]].group[grouping] == number:
-            slots[kept] = slots[at]
-            kept += 1
-    return kept
+cdef int64_t spread_of(const Node *node, const int32_t *slots, int32_t total) noexcept nogil:
+    """In how many link groups, NUMA nodes and PCIe roots the devices are, in this order of weight."""
+    cdef int64_t spread = 0
+    cdef int32_t grouping, at, before, different
+    for grouping in range(GROUPINGS):
+        different = 0
+        for at in range(total):
+            for before in range(at):
+                if node.devices[slots[before]].group[grouping] == node.devices[slots[at]].group[grouping]:
+                    break
+            else:
+                different += 1
+        spread = (spread << 20) + different
+    return spread
 
 
 cdef void sort_slots(int32_t *slots, int32_t total) noexcept nogil:
