@@ -23,7 +23,8 @@ cdef enum:
     READY_ROWS = 8      # how many devices are looked ahead for
     TRIED = 32
     SPLITS = 64
-    NO_BIN = -1         # of a request without devices
+    NO_KIND = -1        # of a request without devices
+    NO_BIN = -1         # of a node without devices of the kind
     RESERVED = -1
 
 cdef enum Verdict:
@@ -201,6 +202,8 @@ cdef class Plan:
     cdef Request *request
     cdef int64_t duration
     cdef Split split
+    cdef int32_t *wanted        # kinds that will do, the smallest first
+    cdef int32_t wanted_total
     cdef int32_t *avoid
     cdef int32_t avoid_total
     cdef int32_t *only          # NULL for all nodes
@@ -231,6 +234,7 @@ cdef class Plan:
     cdef int check(self) except -1
     cdef Request *request_at(self, int request) except NULL
     cdef int ask(self, int request, int64_t duration_us, avoid, only, gone) except -1
+    cdef void want_kinds(self) noexcept
     cdef bint find_now(self) noexcept
     cdef int pick_slots(self) except -1
     cdef tuple found_nodes(self)
@@ -275,7 +279,7 @@ cdef class Plan:
     cdef void search_buckets(self, Best *best, int32_t kind) noexcept
     cdef void search_all(self, Best *best, int32_t kind) noexcept
     cdef bint place_one(self) noexcept
-    cdef void answer_one(self, int32_t node, int32_t kind) noexcept
+    cdef void answer_one(self, int32_t node, int32_t kind, int64_t start_us) noexcept
     cdef bint earliest_one(self) noexcept
 
     # A gang.

@@ -242,8 +242,10 @@ cdef bint has_labels(const Node *node, const Request *request) noexcept nogil:
 
 
 cdef inline int32_t bin_of(const Node *node, int32_t kind) noexcept nogil:
-    """The node's devices of a kind; NO_BIN when it has none."""
+    """The node's devices of a kind; NO_BIN when it has none, and for NO_KIND."""
     cdef int32_t at
+    if kind == NO_KIND:
+        return NO_BIN
     for at in range(node.bin_total):
         if node.bins[at].kind == kind:
             return at
@@ -793,7 +795,7 @@ cdef class Cluster:
         """Whether the nodes would hold these parts if they were empty."""
         cdef int32_t kind
         if request.gpus == 0:
-            return self.kind_holds_empty(request, split, NO_BIN, avoid, avoid_total)
+            return self.kind_holds_empty(request, split, NO_KIND, avoid, avoid_total)
         for kind in range(self.kind_total):
             if wants_kind(request, &self.kinds[kind]) and self.kind_holds_empty(
                 request, split, kind, avoid, avoid_total
@@ -811,7 +813,7 @@ cdef class Cluster:
             node = &self.nodes[at]
             if node.state == GONE or among(at, avoid, avoid_total) or not has_labels(node, request):
                 continue
-            bin = NO_BIN if kind == NO_BIN else bin_of(node, kind)
+            bin = bin_of(node, kind)
             for level in range(split.total):
                 if holds_part(node, bin, &split.levels[level]):
                     fitting[level] += 1
@@ -1017,6 +1019,7 @@ cdef class Plan:
         PyMem_Free(self.slot_ends)
         PyMem_Free(self.scratch)
         PyMem_Free(self.domain_counts)
+        PyMem_Free(self.wanted)
         PyMem_Free(self.avoid)
         PyMem_Free(self.only)
         PyMem_Free(self.gone)
@@ -1029,6 +1032,7 @@ cdef class Plan:
         self.touched = <int32_t *>resized(NULL, nodes, sizeof(int32_t))
         self.tally = <int32_t **>zeroed(cluster.kind_total, sizeof(int32_t *))
         self.free = <uint8_t **>zeroed(cluster.kind_total, sizeof(uint8_t *))
+        self.wanted = <int32_t *>resized(NULL, cluster.kind_total, sizeof(int32_t))
         self.kinds = cluster.kind_total
         self.candidates = <Candidate *>resized(NULL, nodes, sizeof(Candidate))
         self.starts = <int64_t *>resized(NULL, nodes, sizeof(int64_t))
@@ -1105,7 +1109,7 @@ cdef class Plan:
         self.check()
         if self.found_by != PLACED:
             raise RuntimeError("there is nothing to take: place() found nothing since the last take()")
-        for part in range(self.found_total if self.found_kind != NO_BIN else 0):
+        for part in range(self.found_total if self.found_kind != NO_KIND else 0):
             self.make_taken(self.found[part])
         self.keep(0)
         for part in range(self.found_total):
@@ -1180,6 +1184,7 @@ cdef class Plan:
         self.request, self.duration = asked, duration_us
         self.found_by = NOTHING
         self.found_total = 0
+        self.want_kinds()
         if self.avoid_total:
             nodes = self.cluster.split_over(self.request, self.avoid, self.avoid_total)
         else:
@@ -1188,6 +1193,18 @@ cdef class Plan:
         if nodes:
             split_parts(self.request, nodes, &self.split)
         return 0
+
+    cdef void want_kinds(self) noexcept:
+        cdef int32_t kind
+        self.wanted_total = 0
+        if self.request.gpus == 0:
+            self.wanted[0] = NO_KIND
+            self.wanted_total = 1
+            return
+        for kind in range(self.cluster.kind_total):
+            if wants_kind(self.request, &self.cluster.kinds[kind]):
+                self.wanted[self.wanted_total] = kind
+                self.wanted_total += 1
 
     cdef bint find_now(self) noexcept:
         if self.split.nodes == 0:
@@ -1214,7 +1231,7 @@ cdef class Plan:
 
     cdef int keep(self, int64_t booking) except -1:
         """Has what was found last be so, once; all of it or, without the memory, nothing."""
-        cdef bint now = self.found_kind != NO_BIN and self.found_start <= self.now
+        cdef bint now = self.found_kind != NO_KIND and self.found_start <= self.now
         cdef int32_t part
         for part in range(self.found_total):
             make_room(&self.over_of(self.found[part]).changes)
@@ -1415,7 +1432,7 @@ cdef class Plan:
 
     cdef const int64_t *ready_for(self, int32_t kind, const Level *part) noexcept:
         """By node, a time before which a part cannot start there; NULL when that is not known."""
-        if kind == NO_BIN or part.gpus == 0 or self.gone_total or self.over_reserved:
+        if kind == NO_KIND or part.gpus == 0 or self.gone_total or self.over_reserved:
             return NULL
         return self.cluster.kinds[kind].ready[min(part.gpus, READY_ROWS) - 1]
 
@@ -1512,14 +1529,14 @@ cdef class Plan:
         """Takes the node if the part fits there now and it is the better choice."""
         cdef const Level *part = &self.split.levels[0]
         cdef const Node *asked = &self.cluster.nodes[node]
-        cdef int32_t bin = NO_BIN if kind == NO_BIN else bin_of(asked, kind)
+        cdef int32_t bin = bin_of(asked, kind)
         cdef int64_t free, cores, spread
         if (part.gpus and bin == NO_BIN) or not self.may_use(node):
             return
-        free = self.free_any(node) if kind == NO_BIN else self.free_devices(node, bin)
+        free = self.free_any(node) if kind == NO_KIND else self.free_devices(node, bin)
         if (part.gpus and free < part.gpus) or (best.node >= 0 and free > best.free):
             return
-        cores = self.free_cores(node) if kind == NO_BIN else 0
+        cores = self.free_cores(node) if kind == NO_KIND else 0
         if best.node >= 0 and free == best.free:
             if cores > best.cores or (part.gpus and best.tried >= TRIED):
                 return
@@ -1570,38 +1587,33 @@ cdef class Plan:
     cdef void search(self, Best *best, int32_t kind) noexcept:
         best.node = -1
         best.tried = 0
-        if kind != NO_BIN and self.only == NULL and self.gone_total == 0 and not self.over_reserved:
+        if kind != NO_KIND and self.only == NULL and self.gone_total == 0 and not self.over_reserved:
             self.search_buckets(best, kind)
         else:
             self.search_all(best, kind)
 
     cdef bint place_one(self) noexcept:
         cdef Best best, other
-        cdef int32_t kind
+        cdef int32_t at
         best.node = -1
-        if self.request.gpus == 0:
-            self.search(&best, NO_BIN)
-        else:
-            for kind in range(self.cluster.kind_total):
-                if not wants_kind(self.request, &self.cluster.kinds[kind]):
-                    continue
-                self.search(&other, kind)
-                if other.node >= 0 and (
-                    best.node < 0 or other.free < best.free
-                    or (other.free == best.free and other.spread < best.spread)
-                ):
-                    best = other
+        for at in range(self.wanted_total):
+            self.search(&other, self.wanted[at])
+            if other.node >= 0 and (
+                best.node < 0 or other.free < best.free
+                or (other.free == best.free and other.spread < best.spread)
+            ):
+                best = other
         if best.node < 0:
             return False
-        self.answer_one(best.node, best.kind)
-        self.found_start = self.now
+        self.answer_one(best.node, best.kind, self.now)
         return True
 
-    cdef void answer_one(self, int32_t node, int32_t kind) noexcept:
+    cdef void answer_one(self, int32_t node, int32_t kind, int64_t start_us) noexcept:
         self.found[0] = node
         self.found_level[0] = 0
         self.found_total = 1
         self.found_kind = kind
+        self.found_start = start_us
 
     cdef bint earliest_one(self) noexcept:
         cdef const Level *part = &self.split.levels[0]
@@ -1610,32 +1622,28 @@ cdef class Plan:
         cdef int64_t best_free = 0
         cdef int64_t best_cores = 0
         cdef const int64_t *ready
-        cdef int32_t kind, node, bin
-        cdef int32_t first = NO_BIN if self.request.gpus == 0 else 0
-        cdef int32_t last = 0 if self.request.gpus == 0 else self.cluster.kind_total
-        for kind in range(first, last):
-            if kind != NO_BIN and not wants_kind(self.request, &self.cluster.kinds[kind]):
-                continue
+        cdef int32_t at, kind, node, bin
+        for at in range(self.wanted_total):
+            kind = self.wanted[at]
             ready = self.ready_for(kind, part)
             for node in range(self.cluster.node_total):
                 # Most nodes are out of the question by this alone.
                 if ready != NULL and ready[node] > best_start:
                     continue
-                bin = NO_BIN if kind == NO_BIN else bin_of(&self.cluster.nodes[node], kind)
+                bin = bin_of(&self.cluster.nodes[node], kind)
                 if not self.can_ever(node, bin, part):
                     continue
                 start = self.start_on(node, bin, part, self.now, best_start)
                 if start < 0:
                     continue
-                free = self.free_any(node) if kind == NO_BIN else self.free_devices(node, bin)
-                cores = self.free_cores(node) if kind == NO_BIN else 0
+                free = self.free_any(node) if kind == NO_KIND else self.free_devices(node, bin)
+                cores = self.free_cores(node) if kind == NO_KIND else 0
                 if start < best_start or (
                     kind == self.found_kind
                     and (free < best_free or (free == best_free and cores < best_cores))
                 ):
                     best_start, best_free, best_cores = start, free, cores
-                    self.answer_one(node, kind)
-        self.found_start = best_start
+                    self.answer_one(node, kind, start)
         return best_start < NEVER
 
     cdef inline bint can_ever(self, int32_t node, int32_t bin, const Level *part) noexcept:
@@ -1648,32 +1656,27 @@ cdef class Plan:
         """Whether as many nodes as there are parts have devices enough for the smallest now; a quick no."""
         cdef int32_t bucket
         cdef int64_t nodes = 0
-        if kind == NO_BIN or self.gone_total or self.over_reserved:
+        if kind == NO_KIND or self.gone_total or self.over_reserved:
             return True
         for bucket in range(bucket_of(self.split.levels[self.split.total - 1].gpus), BUCKETS):
             nodes += self.tallies(kind)[bucket]
         return nodes >= self.split.nodes
 
     cdef bint place_gang(self) noexcept:
-        cdef int32_t kind
-        cdef int32_t best_kind = -2
+        cdef int32_t at
+        cdef int32_t best_kind = NO_KIND
         cdef int64_t tightest
         cdef int64_t best = NEVER
-        cdef int32_t first = NO_BIN if self.request.gpus == 0 else 0
-        cdef int32_t last = 0 if self.request.gpus == 0 else self.cluster.kind_total
-        for kind in range(first, last):
-            if kind != NO_BIN and not wants_kind(self.request, &self.cluster.kinds[kind]):
+        for at in range(self.wanted_total):
+            if not self.are_enough(self.wanted[at]):
                 continue
-            if not self.are_enough(kind):
-                continue
-            tightest = self.choose_gang(kind, self.now)
-            if tightest >= 0 and tightest < best:
-                best, best_kind = tightest, kind
-        if best_kind == -2:
+            tightest = self.choose_gang(self.wanted[at], self.now)
+            if 0 <= tightest < best:
+                best, best_kind = tightest, self.wanted[at]
+        if best == NEVER:
             return False
-        if best_kind < last - 1:
+        if best_kind != self.wanted[self.wanted_total - 1]:
             self.choose_gang(best_kind, self.now)    # a later kind has been looked at since
-        self.found_start = self.now
         return True
 
     cdef int64_t choose_gang(self, int32_t kind, int64_t at_us) noexcept:
@@ -1685,6 +1688,7 @@ cdef class Plan:
         total = self.keep_near(total)
         qsort(self.candidates, <size_t>total, sizeof(Candidate), compare_candidates)
         self.found_kind = kind
+        self.found_start = at_us
         return self.assign(total)
 
     cdef int32_t gather(self, int32_t kind, int64_t at_us) noexcept:
@@ -1700,15 +1704,15 @@ cdef class Plan:
                 continue
             if self.only != NULL and not among(node, self.only, self.only_total):
                 continue
-            bin = NO_BIN if kind == NO_BIN else bin_of(&self.cluster.nodes[node], kind)
+            bin = bin_of(&self.cluster.nodes[node], kind)
             if not self.can_ever(node, bin, &self.split.levels[self.split.total - 1]):
                 continue
             for level in range(self.split.total):
                 if self.fits_at(node, bin, &self.split.levels[level], at_us):
                     candidate = &self.candidates[total]
                     candidate.node, candidate.level = node, level
-                    candidate.free = self.free_any(node) if kind == NO_BIN else self.free_devices(node, bin)
-                    candidate.cores = self.free_cores(node) if kind == NO_BIN else 0
+                    candidate.free = self.free_any(node) if kind == NO_KIND else self.free_devices(node, bin)
+                    candidate.cores = self.free_cores(node) if kind == NO_KIND else 0
                     total += 1
                     break
         for node in range(total):
@@ -1779,22 +1783,17 @@ cdef class Plan:
         return max(tightest, 0)
 
     cdef bint earliest_gang(self) noexcept:
-        cdef int32_t kind
-        cdef int32_t best_kind = -2
+        cdef int32_t at
+        cdef int32_t best_kind = NO_KIND
         cdef int64_t start
         cdef int64_t best = NEVER
-        cdef int32_t first = NO_BIN if self.request.gpus == 0 else 0
-        cdef int32_t last = 0 if self.request.gpus == 0 else self.cluster.kind_total
-        for kind in range(first, last):
-            if kind != NO_BIN and not wants_kind(self.request, &self.cluster.kinds[kind]):
-                continue
-            start = self.gang_start(kind, best)
+        for at in range(self.wanted_total):
+            start = self.gang_start(self.wanted[at], best)
             if 0 <= start < best:
-                best, best_kind = start, kind
-        if best_kind == -2:
+                best, best_kind = start, self.wanted[at]
+        if best == NEVER:
             return False
         self.choose_gang(best_kind, best)
-        self.found_start = best
         return True
 
     cdef int64_t gang_start(self, int32_t kind, int64_t limit_us) noexcept:
@@ -1815,7 +1814,7 @@ cdef class Plan:
                 for node in range(self.cluster.node_total):
                     if ready != NULL and ready[node] > limit_us:
                         continue
-                    bin = NO_BIN if kind == NO_BIN else bin_of(&self.cluster.nodes[node], kind)
+                    bin = bin_of(&self.cluster.nodes[node], kind)
                     if not self.can_ever(node, bin, &self.split.levels[level]):
                         continue
                     enough = self.start_on(node, bin, &self.split.levels[level], at_us, limit_us)
