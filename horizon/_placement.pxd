@@ -252,6 +252,8 @@ cdef class Plan:
 
     # What is free, and when.
     cdef int64_t free_devices(self, int32_t node, int32_t bin) noexcept
+    cdef int64_t tight_devices(self, int32_t node, int32_t bin) noexcept
+    cdef int64_t tight_cores(self, int32_t node, int32_t bin) noexcept
     cdef int64_t free_any(self, int32_t node) noexcept
     cdef int64_t free_seats(self, int32_t node) noexcept
     cdef int64_t free_cores(self, int32_t node) noexcept

@@ -83,7 +83,7 @@ cdef int64_t *jobs_of(numbers) except NULL:
     except BaseException:
         PyMem_Free(sorted_numbers)
         raise
-    qsort(sorted_numbers, <size_t>total, sizeof(int64_t), compare_starts)
+    qsort(sorted_numbers, <size_t>total, sizeof(int64_t), compare_numbers)
     return sorted_numbers
 
 
@@ -642,7 +642,7 @@ cdef class Cluster:
 
     def release(self, int node, int64_t number):
         cdef Node *changed = self.node_at(node)
-        cdef int32_t at = 0
+        cdef int32_t at
         cdef int32_t kept = 0
         for at in range(changed.hold_total):
             if changed.holds[at].number == number:
@@ -734,8 +734,8 @@ cdef class Cluster:
         cdef int32_t at
         try:
             for at in range(total):
-                self.node_at(nodes[at])
                 numbers[at] = nodes[at]
+                self.node_at(numbers[at])
         except BaseException:
             PyMem_Free(numbers)
             raise
@@ -948,7 +948,7 @@ cdef int compare_candidates(const void *a, const void *b) noexcept nogil:
     return -1 if one.node < other.node else 1
 
 
-cdef int compare_starts(const void *a, const void *b) noexcept nogil:
+cdef int compare_numbers(const void *a, const void *b) noexcept nogil:
     cdef int64_t one = (<const int64_t *>a)[0]
     cdef int64_t other = (<const int64_t *>b)[0]
     return (one > other) - (one < other)
@@ -1311,6 +1311,14 @@ cdef class Plan:
                     free += asked.holds[at].gpus
         return free
 
+    cdef inline int64_t tight_devices(self, int32_t node, int32_t bin) noexcept:
+        """Free devices that make a node tight or not: those of the bin, of any when there is none."""
+        return self.free_any(node) if bin == NO_BIN else self.free_devices(node, bin)
+
+    cdef inline int64_t tight_cores(self, int32_t node, int32_t bin) noexcept:
+        """Free cores that do, for a request without devices."""
+        return self.free_cores(node) if bin == NO_BIN else 0
+
     cdef int64_t free_any(self, int32_t node) noexcept:
         cdef int64_t free = 0
         cdef int32_t bin
@@ -1378,7 +1386,7 @@ cdef class Plan:
                     seats += ended.seats
                     cores += ended.cores
                     memory += ended.memory
-                    gpus += ended.gpus if ended.bin == bin and bin != NO_BIN else 0
+                    gpus += ended.gpus if ended.bin == bin else 0
         # Bookings that have begun hold already; the others come in turn.
         for at in range(asked.booked.total):
             if asked.booked.items[at].at_us <= self.now and asked.booked.items[at].seats < 0:
@@ -1419,7 +1427,7 @@ cdef class Plan:
                 seats += ended.seats
                 cores += ended.cores
                 memory += ended.memory
-                gpus += ended.gpus if ended.bin == bin and bin != NO_BIN else 0
+                gpus += ended.gpus if ended.bin == bin else 0
                 hold += 1
             elif next_us == booked_us:
                 seats += asked.booked.items[booked].seats
@@ -1432,13 +1440,14 @@ cdef class Plan:
 
     cdef const int64_t *ready_for(self, int32_t kind, const Level *part) noexcept:
         """By node, a time before which a part cannot start there; NULL when that is not known."""
-        if kind == NO_KIND or part.gpus == 0 or self.gone_total or self.over_reserved:
+        if kind == NO_KIND or self.gone_total or self.over_reserved:
             return NULL
         return self.cluster.kinds[kind].ready[min(part.gpus, READY_ROWS) - 1]
 
     cdef int64_t start_on(self, int32_t node, int32_t bin, const Level *part, int64_t from_us,
                           int64_t limit_us) noexcept:
-        """The same as ``next_start``, at once where only devices are asked for and only holds are in the way."""
+        """The same as ``next_start``, at once where only devices are asked for and only holds are in the way;
+        for ``earliest``, to which nobody is gone."""
         cdef const Node *asked = &self.cluster.nodes[node]
         cdef int64_t start
         if bin == NO_BIN:
@@ -1452,7 +1461,6 @@ cdef class Plan:
         if (
             part.gpus <= READY_ROWS and part.cores == 0 and part.memory == 0 and part.seats == 1
             and asked.free_seats >= 1 and asked.booked.total == 0 and self.over[node] == NULL
-            and self.gone_total == 0
         ):
             return start
         return self.next_start(node, bin, part, from_us, limit_us)
@@ -1533,10 +1541,10 @@ cdef class Plan:
         cdef int64_t free, cores, spread
         if (part.gpus and bin == NO_BIN) or not self.may_use(node):
             return
-        free = self.free_any(node) if kind == NO_KIND else self.free_devices(node, bin)
+        free = self.tight_devices(node, bin)
         if (part.gpus and free < part.gpus) or (best.node >= 0 and free > best.free):
             return
-        cores = self.free_cores(node) if kind == NO_KIND else 0
+        cores = self.tight_cores(node, bin)
         if best.node >= 0 and free == best.free:
             if cores > best.cores or (part.gpus and best.tried >= TRIED):
                 return
@@ -1579,7 +1587,7 @@ cdef class Plan:
                 return
 
     cdef void search_all(self, Best *best, int32_t kind) noexcept:
-        cdef int32_t at, node
+        cdef int32_t node
         for node in range(self.cluster.node_total):
             if self.only == NULL or among(node, self.only, self.only_total):
                 self.consider(best, node, kind)
@@ -1636,8 +1644,8 @@ cdef class Plan:
                 start = self.start_on(node, bin, part, self.now, best_start)
                 if start < 0:
                     continue
-                free = self.free_any(node) if kind == NO_KIND else self.free_devices(node, bin)
-                cores = self.free_cores(node) if kind == NO_KIND else 0
+                free = self.tight_devices(node, bin)
+                cores = self.tight_cores(node, bin)
                 if start < best_start or (
                     kind == self.found_kind
                     and (free < best_free or (free == best_free and cores < best_cores))
@@ -1647,8 +1655,7 @@ cdef class Plan:
         return best_start < NEVER
 
     cdef inline bint can_ever(self, int32_t node, int32_t bin, const Level *part) noexcept:
-        cdef const Node *asked = &self.cluster.nodes[node]
-        return asked.state == READY and holds_part(asked, bin, part) and self.may_use(node)
+        return holds_part(&self.cluster.nodes[node], bin, part) and self.may_use(node)
 
     # ------------------------------------------------------------------------------------------------ gangs
 
@@ -1711,8 +1718,8 @@ cdef class Plan:
                 if self.fits_at(node, bin, &self.split.levels[level], at_us):
                     candidate = &self.candidates[total]
                     candidate.node, candidate.level = node, level
-                    candidate.free = self.free_any(node) if kind == NO_KIND else self.free_devices(node, bin)
-                    candidate.cores = self.free_cores(node) if kind == NO_KIND else 0
+                    candidate.free = self.tight_devices(node, bin)
+                    candidate.cores = self.tight_cores(node, bin)
                     total += 1
                     break
         for node in range(total):
