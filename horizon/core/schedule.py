@@ -27,7 +27,9 @@ Found = list[tuple[int, tuple[int, ...]]]
 
 _STOPS = ev.TimeLimitReached | ev.RequeueRequested
 ELDERS_TRIED = 16
-"""Jobs that have waited for too long looked at for one whom only want of room keeps."""
+"""Kinds of jobs that a quota or an array's limit keeps, looked at for one whom only want of room keeps,
+among so many jobs:"""
+ELDERS_EXAMINED = 1_000
 
 
 class Hindrance(Enum):
@@ -276,14 +278,16 @@ class Round:
 
     def _serve_eldest(self, rank: int) -> int:
         """Whatever the shares say, of those of a priority who have waited for too long the eldest goes first.
-        Its number if it finds no room, else 0.
+        Its number if it finds no room, else 0. For one that only a quota keeps, what its accounts may hold is
+        kept.
 
         One at a time: so nobody waits for ever, and a crowd of old jobs leaves the others their turns."""
         if self.policy.order is Order.FIFO or not self.policy.patience_s:
             return 0
         patience_us = self.policy.patience_s * SECOND_US
         walk = self.state.queue.walk(self.now_us, True, rank)
-        for _ in range(ELDERS_TRIED):
+        tried, kept = 0, False
+        while tried < ELDERS_TRIED and walk.examined < ELDERS_EXAMINED:
             number = walk.next()
             if not number or number in self._started or number in self.job_verdicts:
                 return 0
@@ -301,9 +305,21 @@ class Round:
             if verdict.hindrance in (Hindrance.ROOM, Hindrance.CLAIM):
                 self.job_verdicts[number] = verdict
                 return number
-            if not job.avoid:
-                walk.block(job.shape)  # what keeps it is no want of room
+            if verdict.hindrance is Hindrance.QUOTA and not kept and self._may_ever_hold(job):
+                self._count(job, 1)
+                kept = True
+            tried += verdict.hindrance in (Hindrance.QUOTA, Hindrance.ARRAY)
+            walk.block(job.shape)  # what keeps it is no want of room
         return 0
+
+    def _may_ever_hold(self, job: Job) -> bool:
+        """Whether its accounts may hold what it asks for if they hold nothing else."""
+        share = self.state.shares[job.share]
+        while share.parent >= 0:
+            share = self.state.shares[share.parent]
+            if 0 <= share.max_gpus < job.spec.gpu_count:
+                return False
+        return True
 
     def _pass_its_like(self, walk: Walk, job: Job, verdict: Verdict) -> None:
         """Passes all those that follow for whom the same must hold in this cycle: nothing frees up within
@@ -390,12 +406,18 @@ class Round:
         return (job.time_limit_s or self.policy.assumed_time_limit_s) * SECOND_US
 
     def avoided(self, job: Job, request: int) -> list[int]:
-        """The nodes where the job failed, if it can go elsewhere without being split over more."""
+        """The nodes where the job failed, if it can go to others that take work, and is not split over more
+        of them for it. O(nodes) when there are any."""
         if not job.avoid:
             return []
-        nodes = [self.state.nodes[name].index for name in job.avoid if name in self.state.nodes]
-        cluster = self.state.cluster
-        return nodes if cluster.nodes_for(request, nodes) == cluster.nodes_for(request) else []
+        nodes, cluster = self.state.nodes, self.state.cluster
+        failed = [nodes[name].index for name in job.avoid if name in nodes]
+        closed = [node.index for node in nodes.values() if node.cordoned or node.lost]
+        return (
+            failed
+            if cluster.nodes_for(request, closed + failed) == cluster.nodes_for(request, closed)
+            else []
+        )
 
     def _array_has_room(self, shape: Shape) -> bool:
         """Whether one more task of the array, if it has a limit, may hold resources."""

@@ -173,6 +173,8 @@ class Checker:
     def __init__(self) -> None:
         self.position = 0
         self.recorded_at_us = 0
+        self.now_us = 0
+        """The moment of the last cycle."""
         self.policy = Policy()
         self.policy_version = 0
         self.jobs: dict[str, Job] = {}
@@ -240,6 +242,7 @@ class Checker:
             self.cycles = number
             eligible = {job.number: job for job in self.eligible()}
             self.cycle = Cycle(number, event.now_us, eligible)  # type: ignore[attr-defined]
+            self.now_us = self.cycle.now_us
             self.cycle.kept = {id for id in self.claims if self._claim_holds(id, self._all_leaving())}
             self.cycle.last_calls = {id: one for id, one in self.claims.items() if not one.victims}
         if event.now_us != self.cycle.now_us or self.cycle.now_us > self.recorded_at_us:  # type: ignore[attr-defined]
@@ -627,7 +630,8 @@ class Checker:
         cycle.elders.add(job.priority.rank)
         for other in cycle.eligible.values():
             older = other.number < job.number and other.priority is job.priority
-            if older and self._is_impatient(other, cycle.now_us) and self._only_lacks_room(other):
+            passed = older and self._is_impatient(other, cycle.now_us) and self._only_lacks_room(other)
+            if passed and not self._kept_by_a_limit(other):
                 self.broken(f"job {job.number} passed job {other.number}, which has waited for longer")
 
     def _is_impatient(self, job: Job, now_us: int) -> bool:
@@ -642,6 +646,7 @@ class Checker:
         older = [one for one in waiting if one.priority is job.priority and one.number < job.number]
         return (
             not self.claims
+            and not any(self._may_keep_quota_from(one, other) for one in waiting for other in (*older, job))
             and len(older) < ELDERS_TRIED
             and self._is_impatient(job, now_us)
             and self._only_lacks_room(job)
@@ -655,7 +660,8 @@ class Checker:
         there = [name for name, node in self.nodes.items() if not (node.lost or node.cordoned)]
         open_ones = [name for name in there if name not in avoided]
         return (
-            not self._kept_by_a_limit(job)
+            not self._over_quota(job, promised=True)
+            and not self._array_full(job, promised=True)
             and nodes > 0
             and self.fits(
                 job.spec,
@@ -687,8 +693,26 @@ class Checker:
         return self._kept_by_a_limit(job) or not self.nodes_for(job)
 
     def _kept_by_a_limit(self, job: Job) -> bool:
-        """Whether its accounts or its array hold as much as they may, with what others make way for."""
-        return self._over_quota(job, promised=True) or self._array_full(job, promised=True)
+        """Whether its accounts or its array hold as much as they may, with what others make way for and what
+        is kept for one who has waited for too long."""
+        return (
+            self._over_quota(job, promised=True)
+            or self._array_full(job, promised=True)
+            or any(self._may_keep_quota_from(other, job) for other in self.eligible())
+        )
+
+    def _may_keep_quota_from(self, elder: Job, job: Job) -> bool:
+        """Whether the elder, whom only a quota keeps, may be the one for whom what an account of both may
+        still hold is kept. It is one of each priority; which one is not looked into here."""
+        shared = [one for one in upwards(elder.spec.account) if within(job.spec.account, one)]
+        return (
+            elder is not job
+            and bool(job.spec.gpu_count)
+            and elder.priority.rank >= job.priority.rank
+            and self._is_impatient(elder, self.now_us)
+            and any(0 <= elder.spec.gpu_count <= self.quotas.get(one, (-1, 0))[0] for one in shared)
+            and self._over_quota(elder, promised=True)
+        )
 
     def _over_quota(self, job: Job, promised: bool = False) -> bool:
         for account in upwards(job.spec.account):
@@ -725,7 +749,8 @@ class Checker:
 
     def _avoided(self, job: Job) -> tuple[str, ...]:
         """The nodes it stays away from: those where it failed, if elsewhere it is split over no more."""
-        alike = self.nodes_for(job, job.avoid) == self.nodes_for(job)
+        closed = tuple(name for name, node in self.nodes.items() if node.lost or node.cordoned)
+        alike = self.nodes_for(job, (*closed, *job.avoid)) == self.nodes_for(job, closed)
         return job.avoid if job.avoid and alike else ()
 
     def _device(self, name: str, uuid: str) -> Device:
@@ -1030,6 +1055,7 @@ class Checker:
         whoever still waits has no room."""
         if self.cycle is not None:
             self._close_cycle(self.cycle)
+        self.now_us = now_us
         self._check_nothing_due(now_us)
         for id, claim in self.claims.items():
             # What is kept for another may be more than is there until all are gone who make way for him.

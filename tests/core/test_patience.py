@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from horizon.core import commands as cmd
 from horizon.core import events as ev
-from horizon.core.model import Priority
+from horizon.core.model import JobState, Priority
 from tests.core.spec import SECOND, World, given, job_id, node
 
 HOUR = 3_600
+
+
+def running(world: World, user_id: str = "alice", **fields: object) -> World:
+    """One more job, placed and started."""
+    number = world.state.next_number
+    return world.submit(user_id, **fields).cycle().started(number)
 
 
 def overtaken(patience_s: int) -> World:
@@ -102,3 +108,34 @@ def test_who_waits_for_too_long_starts_then_though_nothing_else_happens() -> Non
     assert world.last_cycle.again_us == due_us
     world.now_us = due_us
     assert world.cycle().starts() == [4]
+
+
+def test_jobs_that_can_never_fit_do_not_hide_one_that_has_waited_for_too_long() -> None:
+    world = given(node(gpus=4)).policy(patience_s=100, reservation_depth=1)
+    for more in range(1, 17):
+        world.submit("dreamer", gpu_count=4 + more)
+    running(world, "bob", gpu_count=4, time_limit_s=9_000)
+    world.submit("bob", gpu_count=4).later(200).submit("alice", gpu_count=4).cycle()
+    assert [one.number for one in world.last_cycle.reservations] == [18]
+
+
+def crowd(world: World, days: int, **fields: object) -> None:
+    """For so many days somebody submits a job of an hour twice an hour, and every job ends on time."""
+    for _ in range(days * 48):
+        world.submit("crowd", time_limit_s=3_600, **fields)
+        for job in list(world.state.holding.values()):
+            if job.time_limit_s and job.state is JobState.RUNNING and job.expected_us <= world.now_us:
+                world.ended(job.number)
+        world.cycle()
+        for job in list(world.state.holding.values()):
+            if job.state is JobState.SCHEDULED:
+                world.started(job.number)
+        world.later(1_800)
+
+
+def test_a_job_that_only_its_quota_keeps_is_not_passed_for_ever_by_smaller_ones() -> None:
+    world = given(node(gpus=8)).when(cmd.SetShare("red", max_gpus=4))
+    running(world, "crowd", account="red", gpu_count=2, time_limit_s=3_600).later(1_800)
+    world.submit("bob", account="red", gpu_count=4, time_limit_s=3_600)
+    crowd(world, days=4, account="red", gpu_count=2)
+    assert world.job(2).state is not JobState.QUEUED

@@ -230,15 +230,6 @@ def test_who_came_early_but_waits_only_now_does_not_hide_those_who_have_waited_f
     assert world.starts() == [3]
 
 
-def test_an_elder_who_stays_away_from_where_he_failed_does_not_hide_those_who_need_not() -> None:
-    world = given(node("a", 1), node("b", 1)).policy(patience_s=100, retry_backoff_s=0)
-    running(world, max_retries=1).ended(exit=BAD).when(cmd.CordonNode("b")).submit("bob").cycle()
-    assert world.starts() == [2]
-    world.submit("alice").submit("carol").later(200).cycle()
-    first = world.last_cycle.reservations[0]
-    assert (first.number, first.rank) == (3, 0)
-
-
 def test_under_a_strict_order_nobody_passes_who_has_waited_for_too_long() -> None:
     world = running(given(node(gpus=2)).policy(strict=True, patience_s=100)).later(1_000).ended()
     running(world, user_id="bob").submit("alice", gpu_count=2).later(100).submit("carol")

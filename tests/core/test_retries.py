@@ -13,6 +13,12 @@ from tests.core.spec import BAD, SECOND, World, given, job_id, node
 TERMINATED = Exit(signal=15)
 
 
+def running(world: World, user_id: str = "alice", **fields: object) -> World:
+    """One more job, placed and started."""
+    number = world.state.next_number
+    return world.submit(user_id, **fields).cycle().started(number)
+
+
 def waited(world: World, number: int = 1) -> float:
     """For how many seconds from now the job is kept from the queue."""
     job = world.job(number)
@@ -233,3 +239,11 @@ def test_a_job_whose_time_limit_was_changed_and_changed_back_is_stopped_once() -
     world.when(cmd.Update(job_id(2), time_limit_s=200)).when(cmd.Update(job_id(2), time_limit_s=100))
     world.later(50).ended(1).later(50).cycle()
     world.then(ev.TimeLimitReached)
+
+
+def test_a_job_does_not_stay_away_from_where_it_failed_for_a_node_that_takes_no_work() -> None:
+    world = given(node("a", 1), node("b", 1)).policy(retry_backoff_s=0)
+    running(world, max_retries=1).when(cmd.CordonNode("b", "broken")).ended(1, exit=BAD)
+    for _ in range(10):
+        world.later(86_400).cycle()
+    world.is_(JobState.SCHEDULED, 1)
