@@ -58,7 +58,7 @@ class QuotaAnswer(Struct):
 
     account: str
     max_gpus: int
-    gpus_held: int
+    gpus_held: Annotated[int, Meta(description="With what is promised to jobs of it.")]
     gpus_asked: int
 
 

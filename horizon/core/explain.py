@@ -78,15 +78,21 @@ def sentence(state: State, cycle: Cycle, plan: Plan, job: Job, verdict: Verdict 
     match verdict.hindrance:
         case Hindrance.QUOTA:
             share = state.shares[verdict.share]
+            held, holds = max(verdict.held, share.gpus_held), "holds"
+            if held > share.gpus_held:
+                holds = "holds or is promised"
             return (
-                f"waits for the quota of {share.path}: it holds {share.gpus_held} of at most "
+                f"waits for the quota of {share.path}: it {holds} {held} of at most "
                 f"{share.max_gpus} GPUs, and the job asks for {request.gpu_count}"
             )
         case Hindrance.ARRAY:
             array = state.arrays[shape.array]
             assert array.job.spec.array is not None
             limit = array.job.spec.array.limit
-            return f"waits for its array: {array.active} of at most {limit} tasks hold resources"
+            held, hold = max(verdict.held, array.active), "hold resources"
+            if held > array.active:
+                hold = "hold resources or are promised them"
+            return f"waits for its array: {held} of at most {limit} tasks {hold}"
         case Hindrance.CLAIM:
             claim = state.claims.get(job.number)
             numbers = [state.jobs[id].number for id in claim.victims] if claim else []

@@ -59,6 +59,8 @@ class Verdict(Struct, frozen=True):
     hindrance: Hindrance
     share: int = 0
     """Of a quota: the account whose it is."""
+    held: int = 0
+    """Of a quota or an array: what counted against the bound by then, that promised in the cycle included."""
     after: int = 0
     """How many reservations had been made by then."""
 
@@ -378,10 +380,10 @@ class Round:
         """Start the job, or say why not; then plan for it as far as the policy allows."""
         shape = self.state.shapes[job.shape]
         if not self._array_has_room(shape):
-            return Verdict(Hindrance.ARRAY)
+            return Verdict(Hindrance.ARRAY, held=self._tasks_of(shape.array))
         share = self._over_quota(job)
         if share is not None:
-            return Verdict(Hindrance.QUOTA, share)
+            return Verdict(Hindrance.QUOTA, share, self.gpus_of(share))
         known = self._known_too_long(shape)
         if known is not None:
             return known
@@ -423,9 +425,13 @@ class Round:
         """Whether one more task of the array, if it has a limit, may hold resources."""
         if not shape.array:
             return True
-        limited = self.state.arrays[shape.array]
-        assert limited.job.spec.array is not None
-        return limited.active + self._tasks_taken.get(shape.array, 0) < limited.job.spec.array.limit
+        limited = self.state.arrays[shape.array].job.spec.array
+        assert limited is not None
+        return self._tasks_of(shape.array) < limited.limit
+
+    def _tasks_of(self, array: int) -> int:
+        """The tasks of the array that hold resources, with those that were promised some in this cycle."""
+        return self.state.arrays[array].active + self._tasks_taken.get(array, 0)
 
     def _over_quota(self, job: Job) -> int | None:
         """The account that would hold more GPUs than it may; None when none would."""

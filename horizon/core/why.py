@@ -56,6 +56,7 @@ class Quota(Struct, frozen=True):
     account: str
     max_gpus: int
     gpus_held: int
+    """With what is promised to its jobs."""
     gpus_asked: int
 
 
@@ -245,7 +246,7 @@ def _quota(state: State, job: Job, verdict: Verdict | None) -> Quota | None:
     if verdict is None or verdict.hindrance is not Hindrance.QUOTA:
         return None
     share = state.shares[verdict.share]
-    return Quota(share.path, share.max_gpus, share.gpus_held, job.spec.gpu_count)
+    return Quota(share.path, share.max_gpus, verdict.held, job.spec.gpu_count)
 
 
 def _forecast(state: State, job: Job, cycle: Cycle, now_us: int) -> int | None:

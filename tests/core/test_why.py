@@ -19,11 +19,25 @@ from horizon.core.schedule import schedule
 from horizon.core.why import Why, why
 from tests.core.spec import SECOND, World, given, job_id, node
 
+HIGH = Priority.HIGH
+
 
 def explained(world: World, number: int = 1) -> Why:
     job = world.job(number)
     events = [world.log[position - 1] for position in job.positions]
     return why(world.state, job, events, world.now_us)
+
+
+def reason_of(world: World, number: int) -> str:
+    """What a list says of the job after the last cycle."""
+    return explainer(world.state, world.last_cycle, world.now_us)(world.job(number))
+
+
+def running(world: World, user_id: str = "alice", **fields: object) -> World:
+    """One more job, placed and started."""
+    number = world.state.next_number
+    world.submit(user_id, **fields).cycle().started(number)
+    return world.is_(JobState.RUNNING, number)
 
 
 def would_start_it(told: Why) -> list[tuple[str, str]]:
@@ -191,3 +205,29 @@ def test_a_running_job_is_told_where_it_runs_and_until_when(number: int) -> None
     told = explained(busy(gpu_count=1), number)
     assert told.summary.startswith(f"runs on {'ab'[number - 1]} since ")
     assert " at most" in told.summary
+
+
+def test_the_quota_that_a_job_is_told_of_counts_what_is_kept_for_others_of_its_account() -> None:
+    world = given(node("a", 2), node("b", 2, "A100")).policy(min_runtime_s=0)
+    world.when(cmd.SetShare("q", max_gpus=2))
+    running(world, gpu_count=2, gpu_type="H100", preemptible=True)
+    world.submit(account="q", gpu_count=2, gpu_type="H100", priority=HIGH).cycle()
+    world.submit(account="q", gpu_count=1, gpu_type="A100").cycle().then_no_start()
+    assert reason_of(world, 3) == (
+        "waits for the quota of q: it holds or is promised 2 of at most 2 GPUs, and the job asks for 1"
+    )
+    told = explained(world, 3).quota
+    assert told is not None
+    assert told.gpus_held == 2
+
+
+def test_a_task_is_told_that_others_make_way_for_another_task_of_its_array() -> None:
+    world = given(node("a", 2), node("b", 2, "A100")).policy(min_runtime_s=0)
+    running(world, gpu_count=2, gpu_type="H100", preemptible=True)
+    world.submit(
+        array=Array((IndexRange(0, 1),), limit=1), gpu_count=2, priority=HIGH, gpu_type="H100"
+    ).cycle()
+    world.cycle()
+    assert reason_of(world, 4) == (
+        "waits for its array: 1 of at most 1 tasks hold resources or are promised them"
+    )
