@@ -80,7 +80,7 @@ class EstimatesAnswer(Struct):
 
 
 class ChangeAnswer(Struct):
-    """One thing that, were it otherwise, would let the job start now; or ever, if it never fits."""
+    """One thing that, were it otherwise, would let it start now, or others make way for it; or ever fit."""
 
     field: str
     value: str

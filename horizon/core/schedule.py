@@ -134,12 +134,25 @@ def schedule(state: State, now_us: int) -> Cycle:
 class Round:
     """One cycle in the making. What it learns of jobs on the way says afterwards why they did not start."""
 
-    def __init__(self, state: State, now_us: int, policy: Policy | None = None, until: int = 0) -> None:
-        """Under the state's policy unless another is given; ``until`` is a job before which it ends."""
+    def __init__(
+        self,
+        state: State,
+        now_us: int,
+        policy: Policy | None = None,
+        until: Job | None = None,
+        quotas: dict[int, int] | None = None,
+    ) -> None:
+        """Under the state's policy unless another is given, and its quotas but for ``quotas``, by share.
+
+        ``until`` is a job before which it ends. It may be given with a higher priority than it has: then the
+        round ends behind all that have that one already."""
         self.state = state
         self.now_us = now_us
         self.policy = policy or state.policy
-        self._until = until
+        self._next = until
+        self._until = until.number if until else 0
+        self._least_rank = until.priority.rank if until else 0
+        self._quotas = quotas or {}
         self.plan = state.cluster.plan(now_us)
         self._mark = mark(state, now_us)
         self.events: list[ev.Event] = []
@@ -190,6 +203,16 @@ class Round:
             self.last,
         )
 
+    @property
+    def came_to_next(self) -> bool:
+        """Whether the job before which it should end is the next; else one ahead stopped it, or a bound."""
+        return self.last in (0, self._until)
+
+    def look_at_next(self) -> Verdict | None:
+        """What it finds of that job, as it was given; None if it would start. To be asked once."""
+        assert self._next is not None
+        return self._look_at(self._next, 0) if self.came_to_next else Verdict(Hindrance.ROOM)
+
     def _look_again(self, at_us: int) -> None:
         if at_us > self.now_us and (self._again_us is None or at_us < self._again_us):
             self._again_us = at_us
@@ -234,16 +257,22 @@ class Round:
         self.last = -1
         while len(self._started) < limits.CYCLE_STARTS_MAX and walk.examined < self.policy.examined_max:
             number = walk.next()
-            if not number or number == self._until:
+            if not number:
                 self.last = 0
                 break
             job = self.state.numbered[number - 1]
             if job.priority.rank != rank:
                 rank = job.priority.rank
+                if rank < self._least_rank:
+                    self.last = 0
+                    break
                 eldest = self._serve_eldest(rank)
-                if eldest and self.policy.strict:
+                if eldest and (self.policy.strict or eldest == self._until):
                     self.last = eldest
                     break
+            if number == self._until:
+                self.last = number
+                break
             if number in self._started:  # others made way for it, or it had waited for too long
                 walk.take(self._started[number])
                 continue
@@ -301,6 +330,8 @@ class Round:
             if job.begin_at_us + patience_us > self.now_us:
                 self._look_again(job.begin_at_us + patience_us)
                 continue  # it has not waited for so long since it was tried last
+            if number == self._until:
+                return number
             verdict = self._look_at(job, 0, ev.Cause.AGE)
             if verdict is None:
                 return 0
@@ -440,7 +471,8 @@ class Round:
         share = self.state.shares[job.share]
         while share.parent >= 0:
             share = self.state.shares[share.parent]
-            if share.max_gpus >= 0 and self.gpus_of(share.id) + job.spec.gpu_count > share.max_gpus:
+            most = self._quotas.get(share.id, share.max_gpus)
+            if most >= 0 and self.gpus_of(share.id) + job.spec.gpu_count > most:
                 return share.id
         return None
 

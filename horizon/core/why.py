@@ -61,7 +61,7 @@ class Quota(Struct, frozen=True):
 
 
 class Change(Struct, frozen=True):
-    """One thing that, were it otherwise, would let the job start now, or ever."""
+    """One thing that, were it otherwise, would let the job start or others make way for it; or let it fit."""
 
     field: str
     value: str
@@ -108,7 +108,7 @@ class Why(Struct, frozen=True):
 
 
 def why(state: State, job: Job, events: Iterable[ev.Recorded], now_us: int) -> Why:
-    """Explains the job; ``events`` is its history. O(a cycle + ``FORECAST_JOBS`` reservations)."""
+    """Explains the job; ``events`` is its history. O(a few cycles + ``FORECAST_JOBS`` reservations)."""
     base = Why(
         job.id,
         job.number,
@@ -271,15 +271,13 @@ def _forecast(state: State, job: Job, cycle: Cycle, now_us: int) -> int | None:
 class _Asking:
     """Asks a plan what would become of the job were its request another."""
 
-    def __init__(self, state: State, plan: Plan, job: Job, fits: Callable[[Plan, int, int], bool]) -> None:
+    def __init__(self, state: State, plan: Plan, job: Job, fits: Callable[[Plan, int], bool]) -> None:
         self._state = state
         self._plan = plan
         self._fits = fits
         self.request = state.requests[state.shapes[job.shape].request]
-        self.limit_s = job.time_limit_s or state.policy.assumed_time_limit_s
 
-    def would(self, request: Request | None = None, limit_s: int | None = None) -> bool:
-        request = request or self.request
+    def would(self, request: Request) -> bool:
         terms = self._state.terms
         gpu_type = -1
         if request.gpu_type is not None:
@@ -287,25 +285,32 @@ class _Asking:
             gpu_type = terms.gpu_types.get(request.gpu_type.lower(), len(terms.gpu_types))
         labels = [terms.labels.get(pair, len(terms.labels)) for pair in request.constraints]
         number = self._plan.imagine(*request.in_terms(gpu_type, labels))
-        return self._fits(self._plan, number, (limit_s or self.limit_s) * SECOND_US)
-
-    def largest(self, high: int, works: Callable[[int], bool]) -> int:
-        """The largest number from 1 below ``high`` that works, by halving; 0 if 1 does not."""
-        low, high = 0, high - 1
-        while low < high:
-            middle = (low + high + 1) // 2
-            if works(middle):
-                low = middle
-            else:
-                high = middle - 1
-        return low
+        return self._fits(self._plan, number)
 
 
-def _fits_now(plan: Plan, request: int, duration_us: int) -> bool:
-    return plan.fits(request, duration_us) is not None
+def _largest(high: int, works: Callable[[int], bool]) -> int:
+    """The largest number from 1 below ``high`` that works, by halving; 0 if 1 does not."""
+    low, high = 0, high - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        if works(middle):
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
-def _fits_ever(plan: Plan, request: int, duration_us: int) -> bool:
+def _fits_now(duration_us: int, avoid: list[int]) -> Callable[[Plan, int], bool]:
+    """Whether a request would start now: not where the job failed, nor split over more nodes for that."""
+
+    def fits(plan: Plan, request: int) -> bool:
+        found = plan.fits(request, duration_us, avoid)
+        return found is not None and len(found) == plan.nodes_for(request)
+
+    return fits
+
+
+def _fits_ever(plan: Plan, request: int) -> bool:
     return bool(plan.nodes_for(request))
 
 
@@ -314,24 +319,64 @@ def _changes(state: State, job: Job, verdict: Verdict | None, now_us: int, ever:
     if not ever:
         yield from _of_its_request(_Asking(state, state.cluster.plan(now_us), job, _fits_ever), "would fit")
         return
-    if verdict is not None and verdict.hindrance is Hindrance.QUOTA:
-        share = state.shares[verdict.share]
-        least = share.gpus_held + job.spec.gpu_count
-        yield Change("max_gpus", str(least), f"a quota of {least} GPUs for {share.path}")
+    hindrance = verdict.hindrance if verdict is not None else None
+    if hindrance is Hindrance.ARRAY:
+        return  # only the end of another task of it helps
+    if verdict is not None and hindrance is Hindrance.QUOTA:
+        yield from _of_its_quota(state, job, verdict, now_us)
         return
-    before = Round(state, now_us, until=job.number)
+    before = _until(state, job, now_us)
+    if before.came_to_next:
+        yield from _of_its_time(state, job, before)
+        fits = _fits_now(before.duration_us(job), _failed_on(state, job))
+        yield from _of_its_request(_Asking(state, before.plan, job, fits), "would start now")
+    if hindrance is not Hindrance.CLAIM:
+        yield from _of_its_place(state, job, now_us)
+
+
+def _until(state: State, job: Job, now_us: int, quotas: dict[int, int] | None = None) -> Round:
+    """The cycle up to the turn of the job."""
+    before = Round(state, now_us, until=job, quotas=quotas)
     before.run()
-    asking = _Asking(state, before.plan, job, _fits_now)
-    if not asking.would():
-        yield from _of_its_time(asking)
-        yield from _of_its_request(asking, "would start now")
-    yield from _of_its_place(state, job, now_us)
+    return before
 
 
-def _of_its_time(asking: _Asking) -> Iterator[Change]:
-    if asking.limit_s <= SHORTEST_S or not asking.would(limit_s=SHORTEST_S):
-        return
-    longest_s = asking.largest(asking.limit_s, lambda seconds: asking.would(limit_s=seconds))
+def _would(before: Round) -> str:
+    """What a cycle would do for the job before which it has ended; "" if that would go on waiting."""
+    verdict = before.look_at_next()
+    if verdict is None:
+        return "it would start now"
+    return "others would make way for it" if verdict.hindrance is Hindrance.CLAIM else ""
+
+
+def _failed_on(state: State, job: Job) -> list[int]:
+    """Where it failed, if there is another node: were its request another, it might not go there."""
+    if all(node.lost or name in job.avoid for name, node in state.nodes.items()):
+        return []
+    return [state.nodes[name].index for name in job.avoid if name in state.nodes]
+
+
+def _of_its_quota(state: State, job: Job, verdict: Verdict, now_us: int) -> Iterator[Change]:
+    """A quota for what counts against it now and the job; or, if others take that, for theirs, too."""
+    share, asked = state.shares[verdict.share], job.spec.gpu_count
+    most = verdict.held + asked
+    if not _would(_until(state, job, now_us, {share.id: most})):
+        unbound = _until(state, job, now_us, {share.id: UNLIMITED})
+        most = unbound.gpus_of(share.id) + asked
+        if not _would(unbound):
+            return
+    yield Change("max_gpus", str(most), f"a quota of {most} GPUs for {share.path}")
+
+
+def _of_its_time(state: State, job: Job, before: Round) -> Iterator[Change]:
+    request = state.shapes[job.shape].request
+    avoid = before.avoided(job, request)
+
+    def starts(seconds: int) -> bool:
+        return before.plan.fits(request, seconds * SECOND_US, avoid) is not None
+
+    limit_s = before.duration_us(job) // SECOND_US
+    longest_s = _largest(limit_s, starts)
     longest_s -= longest_s % SHORTEST_S
     if longest_s:
         told = f"a time limit of {span(longest_s)} or less would start it now"
@@ -343,7 +388,7 @@ def _of_its_request(asking: _Asking, would: str) -> Iterator[Change]:
     request, replace = asking.request, msgspec.structs.replace
     if request.gpu_count > 1:
         fewest = max(request.nodes, 1)
-        gpus = asking.largest(
+        gpus = _largest(
             request.gpu_count, lambda count: count < fewest or asking.would(replace(request, gpu_count=count))
         )
         if gpus >= fewest and asking.would(replace(request, gpu_count=gpus)):
@@ -367,12 +412,11 @@ def _of_its_request(asking: _Asking, would: str) -> Iterator[Change]:
 
 
 def _of_its_place(state: State, job: Job, now_us: int) -> Iterator[Change]:
-    """Whether it would start were it the first in order, and the priority that would make it that."""
-    first = state.queue.order(1, now_us, state.policy.order is Order.FIFO)
-    if first == [job.number]:
-        return
-    asking = _Asking(state, state.cluster.plan(now_us), job, _fits_now)
-    ahead = state.numbered[first[0] - 1].priority.rank if first else 0
-    higher = next((one for one in Priority if one.rank > max(ahead, job.priority.rank)), None)
-    if asking.would() and higher is not None:
-        yield Change("priority", higher.value, f"with priority {higher.value} it would start now")
+    """The lowest priority above its own with which it would start, were it the last that has it."""
+    for higher in Priority:
+        if higher.rank <= job.priority.rank:
+            continue
+        told = _would(_until(state, msgspec.structs.replace(job, priority=higher), now_us))
+        if told:
+            yield Change("priority", higher.value, f"with priority {higher.value} {told}")
+            return

@@ -15,11 +15,13 @@ from horizon.core.model import (
     JobState,
     Priority,
 )
+from horizon.core.policy import Order
 from horizon.core.schedule import schedule
 from horizon.core.why import Why, why
 from tests.core.spec import SECOND, World, given, job_id, node
 
-HIGH = Priority.HIGH
+HIGH, URGENT = Priority.HIGH, Priority.URGENT
+TERMINATED = Exit(signal=15)
 
 
 def explained(world: World, number: int = 1) -> Why:
@@ -231,3 +233,71 @@ def test_a_task_is_told_that_others_make_way_for_another_task_of_its_array() -> 
     assert reason_of(world, 4) == (
         "waits for its array: 1 of at most 1 tasks hold resources or are promised them"
     )
+
+
+def waiting_for_two() -> World:
+    """Job 3 wants all of a node; job 2 has made way for it and job 1 is still to."""
+    world = given(node(gpus=4)).policy(min_runtime_s=0)
+    running(running(world, gpu_count=2, preemptible=True), gpu_count=2, preemptible=True).later(10)
+    world.submit("bob", gpu_count=4, priority=HIGH).cycle()
+    assert len(world.stops()) == 2
+    return world.ended(2, exit=TERMINATED)
+
+
+def test_a_priority_is_not_said_to_help_where_others_make_way_for_someone() -> None:
+    world = waiting_for_two().submit("cyd", gpu_count=2).cycle().cycle()
+    fields = [change.field for change in explained(world, 4).changes]
+    world.when(cmd.Update(job_id(4), priority=URGENT)).cycle()
+    assert ("priority" in fields) is (world.starts() == [4])
+
+
+def test_a_priority_is_not_said_to_help_a_task_that_its_array_keeps_waiting() -> None:
+    world = running(given(node(gpus=4)), gpu_count=2)
+    world.submit("a", array=Array((IndexRange(0, 1),), 1)).submit("b", gpu_count=4).cycle()
+    waits = next(number for number in (3, 4) if world.job(number).state is JobState.QUEUED)
+    world.submit("b", gpu_count=4, priority=HIGH).cycle()
+    assert [change.field for change in explained(world, waits).changes] == []
+
+
+def test_the_quota_that_would_start_a_job_is_more_than_it_has() -> None:
+    world = given(node("a", 2), node("b", 2, "A100")).policy(min_runtime_s=0)
+    world.when(cmd.SetShare("q", max_gpus=2))
+    running(world, gpu_count=2, gpu_type="H100", preemptible=True)
+    world.submit(account="q", gpu_count=2, gpu_type="H100", priority=HIGH).cycle()
+    world.submit(account="q", gpu_count=1, gpu_type="A100").cycle().then_no_start()
+    assert would_start_it(explained(world, 3)) == [("max_gpus", "3")]
+
+
+def test_a_quota_is_not_said_to_start_a_job_that_finds_no_room() -> None:
+    world = running(given(node(gpus=4)), account="blue", gpu_count=4)
+    world.when(cmd.SetShare("red", max_gpus=1)).submit("r", account="red", gpu_count=2).cycle()
+    assert explained(world, 2).changes == ()
+
+
+def test_a_time_limit_is_not_said_to_help_a_task_that_its_array_keeps_waiting() -> None:
+    world = given(node("a", 2), node("b", 2)).policy(order=Order.FIFO)
+    running(world, gpu_count=2, time_limit_s=3_600)
+    world.submit("a", array=Array((IndexRange(0, 1),), 1), time_limit_s=86_400).cycle().started(3)
+    world.submit("big", gpu_count=2, nodes=1, priority=HIGH).cycle()
+    assert [change.field for change in explained(world, 4).changes] == []
+
+
+def test_the_quota_that_would_start_a_job_has_room_for_those_ahead_of_it() -> None:
+    world = running(given().when(cmd.SetShare("red", max_gpus=2)), "r", account="red", gpu_count=2)
+    world.submit("r", account="red").submit("r", account="red", gpu_count=3).cycle()
+    assert would_start_it(explained(world, 2)) == [("max_gpus", "3")]
+    assert would_start_it(explained(world, 3)) == [("max_gpus", "6")]
+
+
+def test_a_priority_with_which_others_would_make_way_is_named_as_that() -> None:
+    world = running(given(node(gpus=2)).policy(min_runtime_s=0), gpu_count=2, preemptible=True)
+    [change] = explained(world.submit("bob").cycle().later(1), 2).changes
+    assert change.sentence == "with priority High others would make way for it"
+    world.when(cmd.Update(job_id(2), priority=HIGH)).cycle()
+    assert world.stops() == [(1, 2)]
+
+
+def test_nothing_but_its_place_is_said_to_start_a_job_that_a_strict_policy_does_not_come_to() -> None:
+    world = running(given(node(gpus=4)).policy(strict=True), gpu_count=2, time_limit_s=600)
+    world.submit("bob", gpu_count=4).submit("cyd", gpu_count=2, time_limit_s=9_000).cycle()
+    assert would_start_it(explained(world, 3)) == [("priority", "High")]
