@@ -3,24 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
+
+import msgspec
 
 from horizon._placement import VERDICTS, Plan
 from horizon.core import dependencies
 from horizon.core.model import JobState
-from horizon.core.schedule import Cycle, Hindrance, Verdict
+from horizon.core.schedule import Cycle, Hindrance, Round, Verdict
 from horizon.core.state import Job, Request, State
 from horizon.core.words import moment, span
 
 NEXT_CYCLE = "there is room: it starts when its turn comes in the next cycle"
 
 
+class Room:
+    """What is free at one moment, and to whom. To be asked as long as the cluster stays as it is."""
+
+    def __init__(self, state: State, now_us: int, to_come: bool = False) -> None:
+        """``to_come`` says that the cycle that is told of has yet to be recorded."""
+        self._state = state
+        self._now_us = now_us
+        self._to_come = to_come
+        self.plan = state.cluster.plan(now_us)
+
+    @cached_property
+    def served(self) -> Round:
+        """A cycle that serves those for whom others make way, and looks at nobody else."""
+        nobody = msgspec.structs.replace(self._state.policy, examined_max=0)
+        served = Round(self._state, self._now_us, nobody)
+        served.run()
+        return served
+
+    def withheld(self, job: Job, verdict: Verdict) -> str:
+        """Why the job cannot have what is free, though there is enough of it; "" if it can."""
+        request = self._state.shapes[job.shape].request
+        duration_us = self.served.duration_us(job)
+        avoid = self.served.avoided(job, request)
+        if self.plan.fits(request, duration_us) is None:
+            return "they are free, but not of one type and size"
+        if self.plan.fits(request, duration_us, avoid) is None:
+            return f"they are free, but only with nodes where it failed: {', '.join(job.avoid)}"
+        if self.served.plan.fits(request, duration_us, avoid) is None:
+            return "they are free, but kept for jobs for which others make way"
+        if verdict.after:
+            return f"they are free, but {planned(verdict.after)} ahead of it would start later"
+        return "they are free, but the next cycle gives them to jobs ahead of it" if self._to_come else ""
+
+
 def explainer(state: State, cycle: Cycle, now_us: int) -> Callable[[Job], str]:
     """A function that gives the reason a job is where it is; it shares its work among jobs of one moment."""
-    plan: Plan | None = None
-    known: dict[tuple[int, int, Verdict | None], str] = {}
+    room: Room | None = None
+    known: dict[tuple[int, int, tuple[str, ...], Verdict | None], str] = {}
 
     def reason(job: Job) -> str:
-        nonlocal plan
+        nonlocal room
         if job.state is not JobState.QUEUED:
             return job.reason
         array = state.arrays.get(job.number)
@@ -31,10 +68,10 @@ def explainer(state: State, cycle: Cycle, now_us: int) -> Callable[[Job], str]:
             return waits_for
         verdict = cycle.verdict_of(state, job)
         alone = verdict is not None and verdict.hindrance is Hindrance.CLAIM  # others make way for it only
-        key = (job.shape, job.number if alone else 0, verdict)
+        key = (job.shape, job.number if alone else 0, job.avoid, verdict)
         if key not in known:
-            plan = plan or state.cluster.plan(now_us)
-            known[key] = sentence(state, cycle, plan, job, verdict)
+            room = room or Room(state, now_us)
+            known[key] = sentence(state, cycle, room, job, verdict)
         return known[key]
 
     return reason
@@ -65,14 +102,14 @@ def open_dependencies(state: State, job: Job) -> list[str]:
     return found
 
 
-def sentence(state: State, cycle: Cycle, plan: Plan, job: Job, verdict: Verdict | None) -> str:
+def sentence(state: State, cycle: Cycle, room: Room, job: Job, verdict: Verdict | None) -> str:
     """Why a job that stands in the queue did not start."""
     shape = state.shapes[job.shape]
     request = state.requests[shape.request]
     if not any(not node.lost for node in state.nodes.values()):
         return "waits for nodes: none has joined the cluster"
     if not state.cluster.nodes_for(shape.request):
-        return never(state, plan, shape.request)
+        return never(state, room.plan, shape.request)
     if verdict is None:
         return _not_looked_at(state, cycle, job)
     match verdict.hindrance:
@@ -100,7 +137,7 @@ def sentence(state: State, cycle: Cycle, plan: Plan, job: Job, verdict: Verdict 
         case Hindrance.NEVER | Hindrance.CLOSED:
             return f"waits for {asked(request)}: the nodes that could hold it take no work now"
         case Hindrance.ROOM:
-            return _no_room(state, plan, job, verdict)
+            return _no_room(state, room, job, verdict)
 
 
 def _not_looked_at(state: State, cycle: Cycle, job: Job) -> str:
@@ -109,22 +146,18 @@ def _not_looked_at(state: State, cycle: Cycle, job: Job) -> str:
         return f"waits for job {first.number}: the policy is strict, and nothing passes the first that waits"
     if cycle.last < 0:
         return "waits for its turn: the last cycle did not look so far down the queue"
-    return NEXT_CYCLE
+    return "waits for its turn: no cycle has looked at it since it came"
 
 
-def _no_room(state: State, plan: Plan, job: Job, verdict: Verdict) -> str:
+def _no_room(state: State, room: Room, job: Job, verdict: Verdict) -> str:
     shape = state.shapes[job.shape]
     request = state.requests[shape.request]
-    counts = survey(state, plan, job)
+    counts = survey(state, room.plan, job)
     nodes = state.cluster.nodes_for(shape.request)
     where = "on one node" if nodes == 1 else f"spread over {nodes} nodes"
-    if counts["fits"] >= nodes and verdict.after:
-        return (
-            f"waits for {asked(request)} {where}: they are free, but {planned(verdict.after)} ahead of it "
-            "would start later"
-        )
     if counts["fits"] >= nodes:
-        return NEXT_CYCLE
+        withheld = room.withheld(job, verdict)
+        return f"waits for {asked(request)} {where}: {withheld}" if withheld else NEXT_CYCLE
     if counts["reserved"] and not counts["fits"]:
         nodes_are, assumed_s = _are(counts["reserved"], "node"), state.policy.assumed_time_limit_s
         assumed = f", for it has no time limit and so is taken to need {span(assumed_s)}"
@@ -132,7 +165,7 @@ def _no_room(state: State, plan: Plan, job: Job, verdict: Verdict) -> str:
             f"waits for {asked(request)} {where}: {nodes_are} free only until booked or planned for others, "
             f"before it would end{'' if job.time_limit_s else assumed}"
         )
-    return f"waits for {asked(request)} {where}: {offer(request, plan.offer(shape.request), 'free')}"
+    return f"waits for {asked(request)} {where}: {offer(request, room.plan.offer(shape.request), 'free')}"
 
 
 def planned(count: int) -> str:

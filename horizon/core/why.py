@@ -15,7 +15,7 @@ from msgspec import Struct
 from horizon._placement import Plan
 from horizon.core import dependencies
 from horizon.core import events as ev
-from horizon.core.explain import before_the_queue, sentence, survey
+from horizon.core.explain import Room, before_the_queue, sentence, survey
 from horizon.core.model import DependencyKind, JobState, Priority
 from horizon.core.policy import UNLIMITED, Order
 from horizon.core.schedule import Cycle, Hindrance, Reservation, Round, Verdict
@@ -210,13 +210,13 @@ def _history(state: State, events: Iterable[ev.Recorded]) -> Iterator[Happening]
 def _of_a_waiting_job(state: State, job: Job, base: Why) -> Why:
     now_us, fifo = base.now_us, state.policy.order is Order.FIFO
     cycle = Round(state, now_us).run()
-    plan = state.cluster.plan(now_us)
+    room = Room(state, now_us, to_come=True)
     position = state.queue.rank(job.number, now_us, RANK_MAX, fifo) or None
     verdict = cycle.verdict_of(state, job)
     starts = any(isinstance(one, ev.JobScheduled) and one.job_id == job.id for one in cycle.events)
     summary = "there is room: it starts in the next cycle"
     if not starts:
-        summary = sentence(state, cycle, plan, job, verdict)
+        summary = sentence(state, cycle, room, job, verdict)
     reservation = next((one for one in cycle.reservations if one.number == job.number), None)
     request = state.shapes[job.shape].request
     ever = bool(state.cluster.nodes_for(request))
@@ -225,7 +225,7 @@ def _of_a_waiting_job(state: State, job: Job, base: Why) -> Why:
         summary=summary,
         position=position,
         ahead=tuple(_ahead(state, now_us, position, fifo)),
-        nodes=survey(state, plan, job),
+        nodes=survey(state, room.plan, job),
         quota=_quota(state, job, verdict),
         reservation=reservation,
         start_us=now_us if starts else _forecast(state, job, cycle, now_us),

@@ -18,7 +18,7 @@ from horizon.core.model import (
 from horizon.core.policy import Order
 from horizon.core.schedule import schedule
 from horizon.core.why import Why, why
-from tests.core.spec import SECOND, World, given, job_id, node
+from tests.core.spec import BAD, SECOND, World, given, job_id, node
 
 HIGH, URGENT = Priority.HIGH, Priority.URGENT
 TERMINATED = Exit(signal=15)
@@ -301,3 +301,45 @@ def test_nothing_but_its_place_is_said_to_start_a_job_that_a_strict_policy_does_
     world = running(given(node(gpus=4)).policy(strict=True), gpu_count=2, time_limit_s=600)
     world.submit("bob", gpu_count=4).submit("cyd", gpu_count=2, time_limit_s=9_000).cycle()
     assert would_start_it(explained(world, 3)) == [("priority", "High")]
+
+
+def test_a_job_is_told_that_what_is_free_is_kept_for_one_for_whom_others_make_way() -> None:
+    world = waiting_for_two().submit("cyd", gpu_count=2).cycle().cycle().then_no_start()
+    assert reason_of(world, 4) == (
+        "waits for 2 GPUs on one node: they are free, but kept for jobs for which others make way"
+    )
+
+
+def test_a_job_that_stays_away_from_where_it_failed_is_told_so() -> None:
+    world = given(node("a", 1), node("b", 1)).policy(retry_backoff_s=0)
+    running(world, max_retries=1)
+    assert world.job(1).allocation[0].node == "a"
+    running(world, "bob").ended(1, exit=BAD).cycle().cycle().then_no_start()
+    world.is_(JobState.QUEUED, 1)
+    assert reason_of(world, 1) == (
+        "waits for 1 GPU on one node: they are free, but only with nodes where it failed: a"
+    )
+
+
+def test_a_gang_is_told_that_what_is_free_is_not_of_one_kind() -> None:
+    world = given(node("a", 2), node("b", 2, "A100"), node("c", 2))
+    running(world, gpu_count=2, gpu_type="H100").submit("bob", gpu_count=4, nodes=2).cycle().cycle()
+    assert reason_of(world, 2) == (
+        "waits for 4 GPUs spread over 2 nodes: they are free, but not of one type and size"
+    )
+
+
+def test_a_job_that_stays_away_from_where_it_failed_is_offered_nothing_that_would_start_it_there() -> None:
+    world = given(node("a", 2), node("b", 2)).policy(retry_backoff_s=0)
+    running(world, max_retries=1, gpu_count=2)
+    running(world, "bob", gpu_count=2).ended(1, exit=BAD).cycle().cycle().then_no_start()
+    assert world.job(1).avoid == ("a",)
+    assert would_start_it(explained(world, 1)) == []
+
+
+def test_a_job_that_comes_before_any_cycle_is_told_who_gets_what_is_free() -> None:
+    world = given(node(gpus=2)).submit(gpu_count=2).submit("bob", gpu_count=2)
+    assert explained(world, 1).summary == "there is room: it starts in the next cycle"
+    assert explained(world, 2).summary == (
+        "waits for 2 GPUs on one node: they are free, but the next cycle gives them to jobs ahead of it"
+    )
