@@ -216,6 +216,7 @@ def _of_a_waiting_job(state: State, job: Job, base: Why) -> Why:
     starts = any(isinstance(one, ev.JobScheduled) and one.job_id == job.id for one in cycle.events)
     summary = "there is room: it starts in the next cycle"
     if not starts:
+        verdict = verdict or _verdict_at_its_turn(state, job, now_us)
         summary = sentence(state, cycle, room, job, verdict)
     reservation = next((one for one in cycle.reservations if one.number == job.number), None)
     request = state.shapes[job.shape].request
@@ -339,6 +340,12 @@ def _until(state: State, job: Job, now_us: int, quotas: dict[int, int] | None = 
     before = Round(state, now_us, until=job, quotas=quotas)
     before.run()
     return before
+
+
+def _verdict_at_its_turn(state: State, job: Job, now_us: int) -> Verdict | None:
+    """What a cycle finds of a job that it tries for its age alone, and keeps only if that is want of room."""
+    before = _until(state, job, now_us)
+    return before.look_at_next() if before.came_to_next else None
 
 
 def _would(before: Round) -> str:

@@ -343,3 +343,13 @@ def test_a_job_that_comes_before_any_cycle_is_told_who_gets_what_is_free() -> No
     assert explained(world, 2).summary == (
         "waits for 2 GPUs on one node: they are free, but the next cycle gives them to jobs ahead of it"
     )
+
+
+def test_a_job_that_is_tried_for_its_age_alone_is_offered_only_what_its_quota_lets_start() -> None:
+    world = given(node(gpus=2)).when(cmd.SetShare("red", max_gpus=2)).policy(patience_s=60, examined_max=1)
+    running(world, "r", account="red", gpu_count=1).submit("r", account="red", gpu_count=2, time_limit_s=600)
+    world.later(100).submit("bob", gpu_count=2).cycle()
+    assert world.state.queue.order(1, world.now_us) == [3]
+    told = explained(world, 2)
+    assert told.summary.startswith("waits for the quota of red: it holds 1 of at most 2 GPUs")
+    assert would_start_it(told) == []
