@@ -235,7 +235,7 @@ cdef class Plan:
     cdef Request *request_at(self, int request) except NULL
     cdef int ask(self, int request, int64_t duration_us, avoid, only, gone) except -1
     cdef void want_kinds(self) noexcept
-    cdef bint find_now(self) noexcept
+    cdef bint find_now(self, bint over_reserved) noexcept
     cdef int pick_slots(self) except -1
     cdef tuple found_nodes(self)
 

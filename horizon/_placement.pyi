@@ -191,11 +191,13 @@ class Plan:
         duration_us: int,
         avoid: Sequence[int] = ...,
         only: Sequence[int] | None = ...,
+        over_reserved: bool = ...,
     ) -> list[tuple[int, tuple[int, ...]]] | None:
         """Where the request fits from now on for this long: (node, slots) for each part in order; None when
         it does not, or this cluster never can hold it. Only nodes that are OPEN, not in ``avoid``, and in
         ``only`` if given, count; with either the number of parts is as if the other nodes were not there, for
-        ``avoid``, and as ever, for ``only``. Slots grow within a node.
+        ``avoid``, and as ever, for ``only``. Slots grow within a node. With ``over_reserved`` it is as if
+        nothing were reserved in this plan: what it took and claimed still counts, and so do bookings.
 
         A node and a bucket of nodes without room cost a nanosecond; a gang is O(nodes log nodes)."""
 
@@ -208,8 +210,7 @@ class Plan:
         gone: Sequence[int] = ...,
         over_reserved: bool = ...,
     ) -> tuple[int, ...] | None:
-        """The nodes ``place`` would choose, were the holds of the jobs in ``gone`` released already and, with
-        ``over_reserved``, nothing reserved in this plan: what it took and claimed still counts."""
+        """The nodes ``place`` would choose, were the holds of the jobs in ``gone`` released already."""
 
     def take(self) -> None:
         """Gives away what ``place`` found last: it is not free from now to now + duration. RuntimeError when

@@ -1062,10 +1062,10 @@ cdef class Plan:
 
     # -------------------------------------------------------------------------------------- the questions
 
-    def place(self, int request, int64_t duration_us, avoid=(), only=None):
+    def place(self, int request, int64_t duration_us, avoid=(), only=None, bint over_reserved=False):
         cdef int32_t part, slot, begin
         self.ask(request, duration_us, avoid, only, ())
-        if not self.find_now():
+        if not self.find_now(over_reserved):
             return None
         self.pick_slots()
         answer = []
@@ -1078,12 +1078,8 @@ cdef class Plan:
         return answer
 
     def fits(self, int request, int64_t duration_us, avoid=(), only=None, gone=(), bint over_reserved=False):
-        cdef bint found
         self.ask(request, duration_us, avoid, only, gone)
-        self.over_reserved = over_reserved
-        found = self.find_now()
-        self.over_reserved = False
-        if not found:
+        if not self.find_now(over_reserved):
             return None
         answer = self.found_nodes()
         self.found_by = FITTED
@@ -1206,12 +1202,14 @@ cdef class Plan:
                 self.wanted[self.wanted_total] = kind
                 self.wanted_total += 1
 
-    cdef bint find_now(self) noexcept:
+    cdef bint find_now(self, bint over_reserved) noexcept:
+        cdef bint found
         if self.split.nodes == 0:
             return False
-        if self.split.nodes == 1:
-            return self.place_one()
-        return self.place_gang()
+        self.over_reserved = over_reserved
+        found = self.place_one() if self.split.nodes == 1 else self.place_gang()
+        self.over_reserved = False
+        return found
 
     # --------------------------------------------------------------------------------- what a plan changes
 

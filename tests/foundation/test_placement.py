@@ -932,6 +932,22 @@ def test_what_fits_over_reservations_is_told_as_if_there_were_none_and_can_be_cl
     assert plan.earliest(ask(cluster, 1), 1) == (NOW_US + HOUR_US + 10, (node,))
 
 
+def test_what_is_reserved_but_not_what_is_booked_or_claimed_can_be_given_away(cluster: Any) -> None:
+    for _ in range(3):
+        hold(cluster, add(cluster, 4), 1, (0,), end_us=NOW_US + 10)
+    cluster.book(1, 1, NOW_US + 10, NOW_US + HOUR_US)
+    plan, one, three, four = cluster.plan(NOW_US), ask(cluster, 1), ask(cluster, 3), ask(cluster, 4)
+    assert plan.fits(three, HOUR_US, only=[2]) == (2,)
+    plan.claim()
+    assert plan.earliest(four, HOUR_US) == (NOW_US + 10, (0,))
+    plan.reserve()
+    assert plan.place(three, HOUR_US) is None
+    assert plan.place(three, HOUR_US, over_reserved=True) == [(0, (1, 2, 3))]
+    plan.take()
+    assert plan.place(one, HOUR_US, over_reserved=True) is None
+    assert plan.place(one, 10, over_reserved=True) == [(1, (1,))]  # until it is booked
+
+
 def test_over_reservations_a_node_is_as_tight_as_without_them(cluster: Any) -> None:
     for devices in (3, 4):
         add(cluster, devices)

@@ -250,7 +250,7 @@ class Play:
 
     def place(self, plans: Pair) -> tuple[Any, int, Any] | None:
         request, duration_us = self.request(), self.duration()
-        placed = plans("place", request, duration_us, self.avoided(), self.only())
+        placed = plans("place", request, duration_us, self.avoided(), self.only(), self.often(0.2))
         if self.often(0.7 if isinstance(placed, list) else 0.02):
             answer = plans("take")
             if answer is None and isinstance(placed, list):

@@ -570,9 +570,20 @@ class Plan:
     # -- questions
 
     def place(
-        self, request: int, duration_us: int, avoid: Sequence[int] = (), only: Sequence[int] | None = None
+        self,
+        request: int,
+        duration_us: int,
+        avoid: Sequence[int] = (),
+        only: Sequence[int] | None = None,
+        over_reserved: bool = False,
     ) -> list[tuple[int, tuple[int, ...]]] | None:
         asked = self.ask(request, duration_us)
+        if over_reserved:
+            plan = self.seen_without((), over_reserved)
+            found = plan.place(request, duration_us, avoid, only)
+            self.forget()
+            self.placed = plan.placed
+            return found
         numbers = self.candidates(asked, avoid, only)
         size = self.cluster.split_over(asked, avoid)
         self.forget()
@@ -601,18 +612,22 @@ class Plan:
         gone: Sequence[int] = (),
         over_reserved: bool = False,
     ) -> tuple[int, ...] | None:
-        """Placed on a copy of the cluster where those jobs are gone; reservations count, or are left out."""
         self.ask(request, duration_us)
+        plan = self.seen_without(gone, over_reserved)
+        plan.place(request, duration_us, avoid, only)
+        self.forget()
+        self.fitting = [replace(promise, slots=()) for promise in plan.placed]
+        return tuple(promise.node for promise in self.fitting) or None
+
+    def seen_without(self, gone: Sequence[int], over_reserved: bool) -> Plan:
+        """A copy, with its reservations or without, on a copy of the cluster where those jobs are gone."""
         other = Cluster()
         other.kinds, other.requests = self.cluster.kinds, self.cluster.requests
         other.nodes = [without(node, set(gone)) for node in self.cluster.nodes]
         plan = other.plan(self.now_us)
         plan.promises = [one for one in self.promises if not (over_reserved and one.reserved)]
         plan.imagined = self.imagined
-        plan.place(request, duration_us, avoid, only)
-        self.forget()
-        self.fitting = [replace(promise, slots=()) for promise in plan.placed]
-        return tuple(promise.node for promise in self.fitting) or None
+        return plan
 
     def take(self) -> None:
         self.keep(self.placed)
