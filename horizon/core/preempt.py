@@ -2,7 +2,7 @@
 
 A job may take from running jobs of lower priority; and where its account holds less than it is guaranteed,
 from jobs of accounts that hold more than theirs, if those are of no higher priority; then it need not mind
-what is reserved for others, for they planned on what was guaranteed to it. Only jobs that are
+what is reserved for others, free or not, for they planned on what was guaranteed to it. Only jobs that are
 ``preemptible`` and have run for ``Policy.min_runtime_s`` are ever taken from.
 
 No two jobs can keep stopping each other. Who is stopped by priority is below the other for good, and can only
@@ -44,6 +44,25 @@ class Candidate(Struct, frozen=True):
 
     job: Job
     lost_gpu_us: int
+
+
+def accounts_above(state: State, share: Share) -> dict[int, Share]:
+    """The accounts above a share, the nearest first, without the root."""
+    found: dict[int, Share] = {}
+    while share.parent > 0:
+        share = state.shares[share.parent]
+        found[share.id] = share
+    return found
+
+
+def below_guarantee(state: State, job: Job, gpus_of: Callable[[int], int]) -> dict[int, Share]:
+    """The accounts above the job that may reclaim for it: with it they hold no more than guaranteed."""
+    gpus = job.spec.gpu_count
+    return {
+        share.id: share
+        for share in accounts_above(state, state.shares[job.share]).values()
+        if gpus and gpus_of(share.id) + gpus <= share.guaranteed_gpus
+    }
 
 
 def may_give_way(state: State, rank: int) -> bool:
@@ -160,8 +179,8 @@ class Search:
         self._avoid = avoid
         self._gpus_of = gpus_of
         self._trials = 0
-        self._above = self._accounts_above(state.shares[job.share])
-        self._reclaims = self._below_guarantee()
+        self._above = self._accounts(job)
+        self._reclaims = below_guarantee(state, job, gpus_of)
         ranks = [rank for rank in range(job.priority.rank + bool(self._reclaims)) if state.preemptible[rank]]
         self._pool = pool
         self.candidates = self._candidates(pool, ranks)
@@ -170,22 +189,8 @@ class Search:
 
     # --- who may be stopped ---------------------------------------------------------------------------
 
-    def _accounts_above(self, share: Share) -> dict[int, Share]:
-        """The accounts above a share, the nearest first, without the root."""
-        found: dict[int, Share] = {}
-        while share.parent > 0:
-            share = self._state.shares[share.parent]
-            found[share.id] = share
-        return found
-
-    def _below_guarantee(self) -> dict[int, Share]:
-        """The accounts above the job that may reclaim for it: with it they hold no more than guaranteed."""
-        gpus = self._job.spec.gpu_count
-        return {
-            share.id: share
-            for share in self._above.values()
-            if gpus and self._gpus_of(share.id) + gpus <= share.guaranteed_gpus
-        }
+    def _accounts(self, job: Job) -> dict[int, Share]:
+        return accounts_above(self._state, self._state.shares[job.share])
 
     def _candidates(self, pool: Pool, ranks: list[int]) -> list[Candidate]:
         """All whom the job may take from, the least loss first."""
@@ -209,7 +214,7 @@ class Search:
         without it and without what is ``taken`` from them already, by share."""
         if not self._reclaims or job.priority.rank > self._job.priority.rank or not job.spec.gpu_count:
             return False
-        accounts = self._accounts_above(self._state.shares[job.share])
+        accounts = self._accounts(job)
         if all(share in accounts for share in self._reclaims):
             return False  # it would only take from itself
         return all(
@@ -232,7 +237,7 @@ class Search:
             by_priority = self._by_priority(candidate.job.priority.rank)
             if by_priority or self._may_reclaim_from(candidate.job, taken):
                 chosen.append(candidate)
-                for share in self._accounts_above(self._state.shares[candidate.job.share]):
+                for share in self._accounts(candidate.job):
                     taken[share] = taken.get(share, 0) + candidate.job.spec.gpu_count
         return chosen
 
@@ -277,7 +282,7 @@ class Search:
         if all(self._by_priority(candidate.job.priority.rank) for candidate in chosen):
             return f"job {job.number} of {job.spec.user_id} has priority {job.priority.value}"
         reclaimed = next(one.job for one in chosen if not self._by_priority(one.job.priority.rank))
-        givers = self._accounts_above(self._state.shares[reclaimed.share])
+        givers = self._accounts(reclaimed)
         account = next(share for share in self._reclaims.values() if share.id not in givers)
         return (
             f"job {job.number} of {job.spec.user_id}: {account.path} holds {self._gpus_of(account.id)} of "

@@ -2,8 +2,9 @@
 
 Order: priority, then the share tree or age alone, then submission (``JobQueue.walk``). The first jobs that
 find no room get a reservation: the earliest time and place at which they can start if everything ends as its
-time limit says. Whoever comes after them starts now only if that delays no reservation. A job may make others
-of lower priority give way (``core.preempt``). Work per cycle is bounded by counts, never by a clock.
+time limit says. Whoever comes after them starts now only if that delays no reservation, or if his account is
+guaranteed what he asks for. A job may make others of lower priority give way (``core.preempt``). Work per
+cycle is bounded by counts, never by a clock.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from horizon.core.charges import rate_of
 from horizon.core.due import due, mark
 from horizon.core.model import Allocation, Placement
 from horizon.core.policy import UNLIMITED, Order, Policy
-from horizon.core.preempt import Pool, Search, Victims, may_give_way
+from horizon.core.preempt import Pool, Search, Victims, below_guarantee, may_give_way
 from horizon.core.state import COST_PER_GPU, SECOND_US, Claim, Job, Request, Shape, State
 
 Found = list[tuple[int, tuple[int, ...]]]
@@ -300,7 +301,7 @@ class Round:
         shape = self.state.shapes[job.shape]
         self._count(job, -1)
         if self._over_quota(job) is None and self._array_has_room(shape):
-            found = self.plan.place(shape.request, self.duration_us(job), self.avoided(job, shape.request))
+            found = self._place(job, self.duration_us(job), self.avoided(job, shape.request))
             if found is not None:
                 self._start(job, found, ev.Cause.BACKFILL if self._passed else ev.Cause.PRIORITY, rank)
                 return True
@@ -416,11 +417,11 @@ class Round:
         if share is not None:
             return Verdict(Hindrance.QUOTA, share, self.gpus_of(share))
         known = self._known_too_long(shape)
-        if known is not None:
+        if known is not None and not self._may_go_over_reservations(job):
             return known
         duration_us = self.duration_us(job)
         avoid = self.avoided(job, shape.request)
-        found = self.plan.place(shape.request, duration_us, avoid)
+        found = self._place(job, duration_us, avoid)
         if found is not None:
             self._start(job, found, ev.Cause.BACKFILL if self._passed else cause, rank)
             return None
@@ -433,6 +434,18 @@ class Round:
         if self._may_reserve and not self._reserve(job, rank, duration_us, avoid):
             return Verdict(Hindrance.CLOSED)
         return Verdict(Hindrance.ROOM, after=after)
+
+    def _place(self, job: Job, duration_us: int, avoid: list[int]) -> Found | None:
+        """Where the job can start: where that delays no reservation, else over reservations if it may."""
+        request = self.state.shapes[job.shape].request
+        found = self.plan.place(request, duration_us, avoid)
+        if found is None and self._may_go_over_reservations(job):
+            found = self.plan.place(request, duration_us, avoid, over_reserved=True)
+        return found
+
+    def _may_go_over_reservations(self, job: Job) -> bool:
+        """Whether there are any, and its account has a right to what others planned on."""
+        return bool(self.reservations) and bool(below_guarantee(self.state, job, self.gpus_of))
 
     def duration_us(self, job: Job) -> int:
         """For how long the job is planned to run."""

@@ -947,6 +947,16 @@ class Checker:
             for one in gives
         )
 
+    def below_guarantee(self, job: Job, promised: bool = False) -> bool:
+        """Whether an account above the job holds, with it, no more than it is guaranteed: then it may go over
+        what is reserved for others. What others are to get counts as got, or not."""
+        asked = 0 if job.holds else job.spec.gpu_count
+        return job.spec.gpu_count > 0 and any(
+            self.gpus_held(one) + (self._promised(one, job) if promised else 0) + asked
+            <= self.guaranteed(one)
+            for one in upwards(job.spec.account)
+        )
+
     def guaranteed(self, account: str) -> int:
         return self.quotas.get(account, (-1, 0))[1]
 
@@ -1107,7 +1117,8 @@ class Checker:
     def _check_nobody_could_start(self, waiting: list[Job], now_us: int, reservations: Reservations) -> None:
         """Work conserving, by a plain count: nothing idle would do for anyone who may start.
 
-        Nodes that are kept for somebody, or booked before the job would end, count as full.
+        Nodes that are kept for somebody, or booked before the job would end, count as full; but those that
+        are only planned for others do not where its account is guaranteed what it asks for.
         """
         looked_at = set()
         for job in waiting:
@@ -1115,8 +1126,9 @@ class Checker:
             if like in looked_at or self._kept_by_a_limit(job):
                 continue
             looked_at.add(like)
-            kept = {name for number, _, names in reservations if number != job.number for name in names}
-            kept |= {name for claim in self.claims.values() for name in claim.nodes}
+            kept = {name for claim in self.claims.values() for name in claim.nodes}
+            if not self.below_guarantee(job, promised=True):
+                kept |= {name for number, _, names in reservations if number != job.number for name in names}
             avoided = self._avoided(job)
             among = [
                 name

@@ -832,3 +832,47 @@ def test_an_account_takes_back_from_the_one_job_that_will_do_though_a_cheaper_on
     running(world, account="blue", gpu_count=4, preemptible=True).later(10)
     world.submit("r", account="red", gpu_count=4).cycle()
     assert world.stops() == [(2, 3)]
+
+
+def kept_for_green(**fields: Any) -> World:
+    """Of eight devices four are free, and planned for a job of green that wants all; red is owed two."""
+    world = given(node(gpus=8)).when(cmd.SetShare("red", guaranteed_gpus=2)).policy(order=Order.FIFO)
+    running(world, "b", account="blue", gpu_count=4, time_limit_s=3_600, **fields)
+    return world.submit("g", account="green", gpu_count=8).cycle()
+
+
+def test_an_account_below_its_guarantee_starts_where_it_is_free_though_it_is_reserved() -> None:
+    world = kept_for_green(preemptible=True).later(100)
+    assert world.submit("r", account="red", gpu_count=2).cycle().starts() == [3]
+    assert not world.stops()
+    world.check()
+
+
+def test_an_account_starts_over_what_is_reserved_though_another_just_like_it_may_not() -> None:
+    world = kept_for_green().submit("b", account="blue", gpu_count=2)
+    assert world.submit("r", account="red", gpu_count=2).cycle().starts() == [4]
+
+
+def test_nothing_is_started_over_what_is_reserved_beyond_what_is_guaranteed() -> None:
+    world = kept_for_green().submit("r", account="red", gpu_count=3).cycle().then_no_start()
+    assert world.submit("r", account="red", gpu_count=2, time_limit_s=7_200).cycle().starts() == [4]
+    world.submit("r", account="red", gpu_count=1).cycle().then_no_start()
+
+
+def test_nothing_is_started_over_what_is_booked() -> None:
+    world = kept_for_green()
+    world.when(cmd.Book("b", ("node-1",), world.now_us + 600 * SECOND, world.now_us + 900 * SECOND))
+    world.submit("r", account="red", gpu_count=2, time_limit_s=601).cycle().then_no_start()
+
+
+def test_nothing_is_started_over_what_others_make_way_for() -> None:
+    world = given(node(gpus=4)).when(cmd.SetShare("red", guaranteed_gpus=2)).policy(min_runtime_s=0)
+    running(world, account="blue", gpu_count=2, preemptible=True)
+    world.submit("g", account="green", gpu_count=4, priority=HIGH).cycle()
+    world.submit("r", account="red", gpu_count=2).cycle().then_no_start()
+
+
+def test_an_account_goes_over_what_is_reserved_only_where_it_must() -> None:
+    world = kept_for_green().when(cmd.RegisterNode(node("z", gpus=4)))
+    world.submit("r", account="red", gpu_count=2).cycle()
+    assert [one.node for one in world.placements()] == ["z"]

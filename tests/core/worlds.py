@@ -248,8 +248,11 @@ class Life:
             self.head = None
 
     def _comes_after(self, id: str, head: Reservation) -> bool:
-        """Whether a job comes after another in the order: only said where that is easily told, of an order by
-        age and of one who comes first for he has waited for too long."""
+        """Whether a job comes after another in the order, and has no right to what is reserved for it: only
+        said where that is easily told, of an order by age and of one who comes first for he has waited for
+        too long."""
+        if self.checker.below_guarantee(self.checker.jobs[id]):
+            return False
         state = self.world.state
         one, other = state.jobs[id], state.numbered[head.number - 1]
         by_age = state.policy.order is Order.FIFO or head.rank == 0
