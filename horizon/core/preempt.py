@@ -27,6 +27,8 @@ TRIALS_MAX: Final = 1_000
 """Sets of victims that one search tries."""
 EXACT_MAX: Final = 12
 """Candidates on one node of which every set is thought of; of more, one is chosen step by step."""
+PLACES_MAX: Final = 8
+"""Sets of nodes that are looked into for a gang when the cheapest candidates of all will not do."""
 
 
 class Victims(Struct, frozen=True):
@@ -405,7 +407,7 @@ class Search:
         """The smallest part of the cheapest candidates that makes room."""
         allowed = self._that_may(self.candidates)
         if self._fits(allowed) is None:
-            return None
+            return self._on_some_nodes() if len(allowed) < len(self.candidates) else None
         low, high = 1, len(allowed)
         while low < high:
             middle = (low + high) // 2
@@ -414,3 +416,41 @@ class Search:
             else:
                 high = middle
         return allowed[:high]
+
+    def _on_some_nodes(self) -> list[Candidate] | None:
+        """When the cheapest have taken what their accounts can give and are not enough: those who are, on the
+        nodes where it could start were all candidates gone; where none are, without the largest there, and so
+        on."""
+        some = self.candidates
+        for _ in range(PLACES_MAX):
+            nodes = self._fits(some)
+            if nodes is None:
+                return None
+            there = self._there(some, nodes)
+            found = self._enough(there, list(nodes))
+            if found is not None or not there:
+                return found
+            largest = max(there, key=lambda one: (one.job.spec.gpu_count, one.lost_gpu_us))
+            some = [one for one in some if one is not largest]
+        return None
+
+    def _enough(self, some: list[Candidate], only: list[int]) -> list[Candidate] | None:
+        """Those of these who may be stopped together, the cheapest first; while they are not enough, without
+        the cheapest whom it can do without and who takes from what an account can give."""
+        allowed = self._that_may(some)
+        short = self._accounts_short(some, allowed)
+        for candidate in some:
+            if self._fits(allowed, only) is not None:
+                return allowed
+            if self._trials >= TRIALS_MAX:
+                return None
+            fewer = [one for one in some if one is not candidate]
+            if not short.isdisjoint(self._accounts(candidate.job)) and self._fits(fewer, only) is not None:
+                some, allowed = fewer, self._that_may(fewer)
+        return allowed if self._fits(allowed, only) is not None else None
+
+    def _accounts_short(self, some: list[Candidate], allowed: list[Candidate]) -> set[int]:
+        """The accounts of those who may not be stopped with the allowed: some of them can give no more."""
+        numbers = {candidate.job.number for candidate in allowed}
+        refused = [candidate.job for candidate in some if candidate.job.number not in numbers]
+        return {share for job in refused for share in self._accounts(job) if share not in self._above}

@@ -834,6 +834,36 @@ def test_an_account_takes_back_from_the_one_job_that_will_do_though_a_cheaper_on
     assert world.stops() == [(2, 3)]
 
 
+def test_a_gang_takes_back_from_the_one_job_that_will_do_though_a_cheaper_one_will_not() -> None:
+    world = given(node("a", 4), node("b", 5)).policy(min_runtime_s=0)
+    world.when(cmd.SetShare("red", guaranteed_gpus=8)).when(cmd.SetShare("blue", guaranteed_gpus=1))
+    running(world, account="blue", gpu_count=8, nodes=2, preemptible=True)
+    running(world, account="blue", gpu_count=1, preemptible=True).later(10)
+    world.submit("r", account="red", gpu_count=8, nodes=2).cycle()
+    assert world.stops() == [(1, 3)]
+
+
+def test_a_gang_takes_back_two_nodes_though_the_cheapest_are_on_all() -> None:
+    nodes = tuple(node(name, 4) for name in "abcd")
+    world = full(*[1] * 16, nodes=nodes, account="blue").when(cmd.SetShare("red", guaranteed_gpus=8))
+    world.when(cmd.SetShare("blue", guaranteed_gpus=8))
+    for number in range(1, 17, 2):
+        world.when(cmd.ReportCheckpoint(job_id(number), 1))
+    world.later(10).submit("r", account="red", gpu_count=8, nodes=2).cycle()
+    for victim, _ in world.stops():
+        world.ended(victim, exit=TERMINATED)
+    assert world.cycle().starts()[0] == 17
+
+
+def test_a_gang_takes_back_from_small_jobs_where_large_ones_are_more_than_is_owed() -> None:
+    world = given(*(node(name, 8) for name in "abcd")).when(cmd.SetShare("red", guaranteed_gpus=8))
+    for count in (8, 8, 4, 4, 4, 4):
+        running(world, account="blue", gpu_count=count)
+    world.later(100).when(cmd.SetShare("blue", guaranteed_gpus=24))
+    world.submit("r", account="red", gpu_count=8, nodes=2).cycle()
+    assert [world.job(victim).spec.gpu_count for victim, _ in world.stops()] == [4, 4]
+
+
 def kept_for_green(**fields: Any) -> World:
     """Of eight devices four are free, and planned for a job of green that wants all; red is owed two."""
     world = given(node(gpus=8)).when(cmd.SetShare("red", guaranteed_gpus=2)).policy(order=Order.FIFO)
