@@ -13,6 +13,7 @@ from enum import Enum, auto
 
 from msgspec import Struct
 
+from horizon._placement import Plan
 from horizon._queue import Walk
 from horizon.core import events as ev
 from horizon.core import limits
@@ -221,7 +222,29 @@ class Round:
     # --- those for whom others make way ---------------------------------------------------------------
 
     def _serve_claims(self) -> None:
-        """What was freed for a job is given to it first; what is still to come is kept for it."""
+        """What was freed for a job is given to it first; what is still to come is kept for it.
+
+        Who asked first comes first, whatever of it was freed for whom; but those for whom nothing would be
+        left then come before the others, where these find something all the same."""
+        claims = self._claims()
+        late = self._left_without(claims)
+        if late:
+            changed = {number: claims[number] for number in sorted(claims, key=lambda one: one not in late)}
+            if set(self._left_without(changed)) < set(late):
+                claims = changed
+        for number, claim in claims.items():
+            job = self.state.numbered[number - 1]
+            self._count(job, -1)
+            found = self._ready_for(self.plan, job, claim)
+            if found:
+                self._start(job, found, ev.Cause.PREEMPTION, 0)
+            elif found is not None:
+                self.plan.claim()
+                self.job_verdicts[number] = Verdict(Hindrance.CLAIM)
+                self._count(job, 1)
+
+    def _claims(self) -> dict[int, Claim]:
+        """The jobs that have a right to what is freed for them and may start; they count as started."""
         claims: dict[int, Claim] = {}
         for number, claim in self.state.claims.items():
             job = self.state.numbered[number - 1]
@@ -229,21 +252,34 @@ class Round:
             if may_start and self._has_right(claim):
                 claims[number] = claim
                 self._count(job, 1)
+        return claims
+
+    def _left_without(self, claims: dict[int, Claim]) -> list[int]:
+        """Those for whom nothing would be left, were all served in this order."""
+        late: list[int] = []
+        if len(claims) < 2:
+            return late
+        plan = self.state.cluster.plan(self.now_us)
         for number, claim in claims.items():
-            job = self.state.numbered[number - 1]
-            self._count(job, -1)
-            only = [self.state.nodes[name].index for name in claim.nodes]
-            shape, duration_us = self.state.shapes[job.shape], self.duration_us(job)
-            request = shape.request
-            found = self.plan.place(request, duration_us, (), only)
-            if found is not None:
-                self._start(job, found, ev.Cause.PREEMPTION, 0)
-                continue
-            gone = self._pool.leaving
-            if claim.victims and self.plan.fits(request, duration_us, (), only, gone) is not None:
-                self.plan.claim()
-                self.job_verdicts[number] = Verdict(Hindrance.CLAIM)
-                self._count(job, 1)
+            found = self._ready_for(plan, self.state.numbered[number - 1], claim)
+            if found:
+                plan.take()
+            elif found is not None:
+                plan.claim()
+            else:
+                late.append(number)
+        return late
+
+    def _ready_for(self, plan: Plan, job: Job, claim: Claim) -> Found | None:
+        """What the plan has to give the job at once, where others make way for it; nothing when that is still
+        to come; None when there is neither."""
+        only = [self.state.nodes[name].index for name in claim.nodes]
+        request, duration_us = self.state.shapes[job.shape].request, self.duration_us(job)
+        found = plan.place(request, duration_us, (), only)
+        if found is None and claim.victims:
+            to_come = plan.fits(request, duration_us, (), only, self._pool.leaving)
+            return None if to_come is None else []
+        return found
 
     def _has_right(self, claim: Claim) -> bool:
         """Whether others are still on their way out for the job, or the last was gone just now: whoever could

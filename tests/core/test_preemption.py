@@ -11,7 +11,7 @@ import pytest
 from horizon.core import commands as cmd
 from horizon.core import events as ev
 from horizon.core.explain import explainer
-from horizon.core.model import Array, Exit, IndexRange, Inventory, JobState, Priority
+from horizon.core.model import Array, Device, Exit, IndexRange, Inventory, JobState, Priority
 from horizon.core.policy import Order
 from tests.core.spec import BAD, OK, SECOND, World, given, job_id, node
 
@@ -535,6 +535,20 @@ def test_two_jobs_share_what_one_gives_up() -> None:
     world.ended(1, exit=TERMINATED)
     assert sorted(world.cycle().starts()) == [2, 3]
     world.check()
+
+
+@pytest.mark.parametrize("kinds", [("H100", "A100"), ("A100", "H100")])
+def test_what_was_freed_for_a_job_is_not_taken_by_another_for_whom_others_still_make_way(
+    kinds: tuple[str, ...],
+) -> None:
+    devices = [Device(f"GPU-{kind}", index, kind, 81_559) for index, kind in enumerate(kinds)]
+    world = given(node(devices=tuple(devices))).policy(min_runtime_s=0)
+    running(world, gpu_type="A100", preemptible=True).later(10)
+    running(world, gpu_type="H100", preemptible=True)
+    world.submit("any", priority=HIGH).submit("choosy", gpu_type="A100", priority=HIGH).cycle()
+    assert sorted(world.stops()) == [(1, 4), (2, 3)]
+    world.ended(1, exit=TERMINATED).cycle().ended(2, exit=TERMINATED).cycle()
+    assert {world.job(3).state, world.job(4).state} == {JobState.SCHEDULED}
 
 
 def test_nobody_is_asked_to_stop_twice() -> None:
