@@ -283,6 +283,7 @@ cdef class Plan:
     cdef bint place_one(self) noexcept
     cdef void answer_one(self, int32_t node, int32_t kind, int64_t start_us) noexcept
     cdef bint earliest_one(self) noexcept
+    cdef void consider_later(self, Best *best, int32_t node, int32_t kind) noexcept
 
     # A gang.
     cdef bint are_enough(self, int32_t kind) noexcept

@@ -166,6 +166,14 @@ cdef inline int32_t next_in_bucket(const uint8_t *buckets, int32_t begin, int32_
     return <int32_t>(<size_t>found - <size_t>buckets) if found != NULL else -1
 
 
+cdef inline int32_t next_ready(const int64_t *ready, int32_t begin, int32_t end,
+                               int64_t limit_us) noexcept nogil:
+    """The next node from `begin` on that may be ready by then; `end` for none."""
+    while begin < end and ready != NULL and ready[begin] > limit_us:
+        begin += 1
+    return begin
+
+
 cdef inline int32_t bucket_of(int64_t free) noexcept nogil:
     if free <= 0:
         return 0
@@ -1622,35 +1630,37 @@ cdef class Plan:
         self.found_start = start_us
 
     cdef bint earliest_one(self) noexcept:
-        cdef const Level *part = &self.split.levels[0]
-        cdef int64_t start, free, cores
-        cdef int64_t best_start = NEVER
-        cdef int64_t best_free = 0
-        cdef int64_t best_cores = 0
+        cdef int32_t total = self.cluster.node_total
+        cdef Best best
         cdef const int64_t *ready
-        cdef int32_t at, kind, node, bin
+        cdef int32_t at, node
+        best.node = -1
+        self.found_start = NEVER
         for at in range(self.wanted_total):
-            kind = self.wanted[at]
-            ready = self.ready_for(kind, part)
-            for node in range(self.cluster.node_total):
-                # Most nodes are out of the question by this alone.
-                if ready != NULL and ready[node] > best_start:
-                    continue
-                bin = bin_of(&self.cluster.nodes[node], kind)
-                if not self.can_ever(node, bin, part):
-                    continue
-                start = self.start_on(node, bin, part, self.now, best_start)
-                if start < 0:
-                    continue
-                free = self.tight_devices(node, bin)
-                cores = self.tight_cores(node, bin)
-                if start < best_start or (
-                    kind == self.found_kind
-                    and (free < best_free or (free == best_free and cores < best_cores))
-                ):
-                    best_start, best_free, best_cores = start, free, cores
-                    self.answer_one(node, kind, start)
-        return best_start < NEVER
+            # Most nodes are out of the question by this alone.
+            ready = self.ready_for(self.wanted[at], &self.split.levels[0])
+            node = next_ready(ready, 0, total, self.found_start)
+            while node < total:
+                self.consider_later(&best, node, self.wanted[at])
+                node = next_ready(ready, node + 1, total, self.found_start)
+        return best.node >= 0
+
+    cdef void consider_later(self, Best *best, int32_t node, int32_t kind) noexcept:
+        """Takes the node if the part fits there sooner, or at the same time and it is tighter."""
+        cdef const Level *part = &self.split.levels[0]
+        cdef int32_t bin = bin_of(&self.cluster.nodes[node], kind)
+        cdef int64_t start, free, cores
+        if not self.can_ever(node, bin, part):
+            return
+        start = self.start_on(node, bin, part, self.now, self.found_start)
+        if start < 0:
+            return
+        free, cores = self.tight_devices(node, bin), self.tight_cores(node, bin)
+        if start < self.found_start or (
+            kind == best.kind and (free < best.free or (free == best.free and cores < best.cores))
+        ):
+            best.node, best.kind, best.free, best.cores = node, kind, free, cores
+            self.answer_one(node, kind, start)
 
     cdef inline bint can_ever(self, int32_t node, int32_t bin, const Level *part) noexcept:
         return holds_part(&self.cluster.nodes[node], bin, part) and self.may_use(node)
