@@ -259,6 +259,8 @@ cdef class Plan:
     cdef int64_t free_cores(self, int32_t node) noexcept
     cdef int64_t next_start(self, int32_t node, int32_t bin, const Level *part, int64_t from_us,
                             int64_t limit_us) noexcept
+    cdef bint is_gone(self, int64_t number) noexcept
+    cdef bint has_begun(self, const Change *booked) noexcept
     cdef const int64_t *ready_for(self, int32_t kind, const Level *part) noexcept
     cdef int64_t start_on(self, int32_t node, int32_t bin, const Level *part, int64_t from_us,
                           int64_t limit_us) noexcept

@@ -1313,7 +1313,7 @@ cdef class Plan:
                     free += over.changes.items[at].gpus
         if self.gone_total:
             for at in range(asked.hold_total):
-                if asked.holds[at].bin == bin and among_jobs(asked.holds[at].number, self.gone, self.gone_total):
+                if asked.holds[at].bin == bin and self.is_gone(asked.holds[at].number):
                     free += asked.holds[at].gpus
         return free
 
@@ -1344,7 +1344,7 @@ cdef class Plan:
                 if self.counts(&over.changes.items[at]):
                     free += over.changes.items[at].cores
         for at in range(asked.hold_total if self.gone_total else 0):
-            if among_jobs(asked.holds[at].number, self.gone, self.gone_total):
+            if self.is_gone(asked.holds[at].number):
                 free += asked.holds[at].cores
         return free
 
@@ -1358,7 +1358,7 @@ cdef class Plan:
             if over.changes.items[at].at_us <= self.now:
                 free += over.changes.items[at].seats
         for at in range(asked.booked.total):
-            if asked.booked.items[at].at_us <= self.now and asked.booked.items[at].seats < 0:
+            if self.has_begun(&asked.booked.items[at]):
                 free += asked.booked.items[at].seats
         return free
 
@@ -1388,26 +1388,22 @@ cdef class Plan:
         if self.gone_total:
             for at in range(asked.hold_total):
                 ended = &asked.holds[at]
-                if among_jobs(ended.number, self.gone, self.gone_total):
+                if self.is_gone(ended.number):
                     seats += ended.seats
                     cores += ended.cores
                     memory += ended.memory
                     gpus += ended.gpus if ended.bin == bin else 0
         # Bookings that have begun hold already; the others come in turn.
         for at in range(asked.booked.total):
-            if asked.booked.items[at].at_us <= self.now and asked.booked.items[at].seats < 0:
+            if self.has_begun(&asked.booked.items[at]):
                 seats += asked.booked.items[at].seats
         while True:
             hold_us = booked_us = own_us = NEVER
-            while hold < asked.hold_total and self.gone_total and among_jobs(
-                asked.holds[hold].number, self.gone, self.gone_total
-            ):
+            while hold < asked.hold_total and self.gone_total and self.is_gone(asked.holds[hold].number):
                 hold += 1
             if hold < asked.hold_total:
                 hold_us = max(asked.holds[hold].end_us, self.now + 1)
-            while booked < asked.booked.total and (
-                asked.booked.items[booked].at_us <= self.now and asked.booked.items[booked].seats < 0
-            ):
+            while booked < asked.booked.total and self.has_begun(&asked.booked.items[booked]):
                 booked += 1
             if booked < asked.booked.total:
                 booked_us = max(asked.booked.items[booked].at_us, self.now + 1)
@@ -1443,6 +1439,13 @@ cdef class Plan:
                 if self.counts(change):
                     apply(&seats, &cores, &memory, &gpus, change, bin)
                 own += 1
+
+    cdef inline bint is_gone(self, int64_t number) noexcept:
+        return among_jobs(number, self.gone, self.gone_total)
+
+    cdef inline bint has_begun(self, const Change *booked) noexcept:
+        """Whether this is the start of a booking, and over."""
+        return booked.at_us <= self.now and booked.seats < 0
 
     cdef const int64_t *ready_for(self, int32_t kind, const Level *part) noexcept:
         """By node, a time before which a part cannot start there; NULL when that is not known."""
@@ -1494,7 +1497,7 @@ cdef class Plan:
         cdef const Device *device = &node.devices[slot]
         if not device.usable or (over != NULL and over.taken != NULL and over.taken[slot]):
             return False
-        return device.holder == 0 or among_jobs(device.holder, self.gone, self.gone_total)
+        return device.holder == 0 or self.is_gone(device.holder)
 
     cdef void choose_devices(self, int32_t node, int32_t bin, int32_t count, int32_t *chosen) noexcept:
         """Puts `count` free devices of a bin, which has as many, into `chosen`, in order of slot."""
