@@ -418,6 +418,7 @@ cdef class Cluster:
                 check_number(device.group[grouping], -1, b"a group")
         for bin in range(made.bin_total):
             order_groupings(made, bin)
+        made.bins = <Bin *>resized(made.bins, made.bin_total, sizeof(Bin))
         return 0
 
     cdef int reserve_node(self) except -1:

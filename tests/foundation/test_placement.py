@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -1544,6 +1545,23 @@ def test_a_node_takes_memory_by_what_it_has_and_gives_it_back() -> None:
     for node in range(1000):
         cluster.set_node(node, 0, 0, [])
     assert cluster.memory_bytes() < full
+
+
+def test_the_memory_told_is_the_memory_allocated() -> None:
+    tracemalloc.start()
+    try:
+        cluster = _placement.Cluster()
+        for kind in range(50):
+            cluster.add_kind(kind, 0)
+        for node in range(200):
+            add(cluster, [(node % 50, 0, 0, 0)] * 8, labels=(1, 2))
+            hold(cluster, node, 1, (0, 1))
+            cluster.book(node, 1, 1, 2)
+            ask(cluster, 1, labels=(1,))
+        allocated = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert abs(allocated - cluster.memory_bytes()) < allocated // 100
 
 
 def test_a_plan_is_made_by_a_cluster_only() -> None:
