@@ -1756,20 +1756,20 @@ cdef class Plan:
         for nearness in range(NEARNESS):
             memset(
                 self.domain_counts, 0,
-                <size_t>(LEVELS * (self.cluster.domain_most + 1)) * sizeof(int32_t),
+                <size_t>(LEVELS * <int64_t>(self.cluster.domain_most + 1)) * sizeof(int32_t),
             )
             for at in range(total):
                 domain = self.cluster.nodes[self.candidates[at].node].domain[nearness]
                 for level in range(self.candidates[at].level, self.split.total if domain >= 0 else 0):
-                    self.domain_counts[domain * LEVELS + level] += 1
+                    self.domain_counts[domain * <int64_t>LEVELS + level] += 1
             best = -1
             for domain in range(self.cluster.domain_most + 1):
-                counts = self.domain_counts + domain * LEVELS
+                counts = self.domain_counts + domain * <int64_t>LEVELS
                 for level in range(self.split.total):
                     if counts[level] < self.split.levels[level].enough:
                         break
                 else:
-                    if best < 0 or counts[least] < self.domain_counts[best * LEVELS + least]:
+                    if best < 0 or counts[least] < self.domain_counts[best * <int64_t>LEVELS + least]:
                         best = domain
             if best < 0:
                 continue
