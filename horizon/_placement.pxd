@@ -206,8 +206,8 @@ cdef class Plan:
     cdef int32_t wanted_total
     cdef int32_t *avoid
     cdef int32_t avoid_total
-    cdef int32_t *only          # NULL for all nodes
-    cdef int32_t only_total
+    cdef int32_t *only          # in growing order, each once; NULL for all nodes
+    cdef int32_t only_total     # of all nodes, then
     cdef int64_t *gone
     cdef int32_t gone_total
     cdef bint over_reserved     # what is reserved does not count

@@ -199,7 +199,8 @@ class Plan:
         ``avoid``, and as ever, for ``only``. Slots grow within a node. With ``over_reserved`` it is as if
         nothing were reserved in this plan: what it took and claimed still counts, and so do bookings.
 
-        A node and a bucket of nodes without room cost a nanosecond; a gang is O(nodes log nodes)."""
+        A node and a bucket of nodes without room cost a nanosecond; a gang is O(nodes log nodes). With
+        ``only`` no other node is looked at."""
 
     def fits(
         self,

@@ -87,6 +87,24 @@ cdef int64_t *jobs_of(numbers) except NULL:
     return sorted_numbers
 
 
+cdef int32_t put_in_order(int32_t *numbers, int32_t total) noexcept nogil:
+    """In growing order, each once; gives how many there are then."""
+    cdef int32_t at
+    cdef int32_t kept = 0
+    qsort(numbers, <size_t>total, sizeof(int32_t), compare_small_numbers)
+    for at in range(total):
+        if kept == 0 or numbers[at] != numbers[kept - 1]:
+            numbers[kept] = numbers[at]
+            kept += 1
+    return kept
+
+
+cdef int compare_small_numbers(const void *a, const void *b) noexcept nogil:
+    cdef int32_t one = (<const int32_t *>a)[0]
+    cdef int32_t other = (<const int32_t *>b)[0]
+    return (one > other) - (one < other)
+
+
 cdef inline bint among(int32_t number, const int32_t *numbers, int32_t total) noexcept nogil:
     cdef int32_t at
     for at in range(total):
@@ -1185,7 +1203,8 @@ cdef class Plan:
         PyMem_Free(self.only)
         PyMem_Free(self.gone)
         self.avoid, self.only, self.gone = avoided, allowed, released
-        self.avoid_total, self.only_total, self.gone_total = avoid_total, only_total, gone_total
+        self.avoid_total, self.gone_total = avoid_total, gone_total
+        self.only_total = put_in_order(allowed, only_total) if only is not None else self.cluster.node_total
         self.request, self.duration = asked, duration_us
         self.found_by = NOTHING
         self.found_total = 0
@@ -1597,10 +1616,9 @@ cdef class Plan:
                 return
 
     cdef void search_all(self, Best *best, int32_t kind) noexcept:
-        cdef int32_t node
-        for node in range(self.cluster.node_total):
-            if self.only == NULL or among(node, self.only, self.only_total):
-                self.consider(best, node, kind)
+        cdef int32_t at
+        for at in range(self.only_total):
+            self.consider(best, at if self.only == NULL else self.only[at], kind)
 
     cdef void search(self, Best *best, int32_t kind) noexcept:
         best.node = -1
@@ -1713,15 +1731,14 @@ cdef class Plan:
     cdef int32_t gather(self, int32_t kind, int64_t at_us) noexcept:
         """The nodes where a part fits at that time, with the largest that does; -1 if they are too few."""
         cdef int32_t fitting[LEVELS]
-        cdef int32_t node, bin, level
+        cdef int32_t at, node, bin, level
         cdef int32_t total = 0
         cdef Candidate *candidate
         cdef const int64_t *ready = self.ready_for(kind, &self.split.levels[self.split.total - 1])
         memset(fitting, 0, sizeof(fitting))
-        for node in range(self.cluster.node_total):
+        for at in range(self.only_total):
+            node = at if self.only == NULL else self.only[at]
             if ready != NULL and ready[node] > at_us:
-                continue
-            if self.only != NULL and not among(node, self.only, self.only_total):
                 continue
             bin = bin_of(&self.cluster.nodes[node], kind)
             if not self.can_ever(node, bin, &self.split.levels[self.split.total - 1]):
@@ -1734,8 +1751,8 @@ cdef class Plan:
                     candidate.cores = self.tight_cores(node, bin)
                     total += 1
                     break
-        for node in range(total):
-            for level in range(self.candidates[node].level, self.split.total):
+        for at in range(total):
+            for level in range(self.candidates[at].level, self.split.total):
                 fitting[level] += 1
         for level in range(self.split.total):
             if fitting[level] < self.split.levels[level].enough:
