@@ -40,9 +40,9 @@ def microseconds(moment: datetime) -> int:
     return (moment - _EPOCH) // _MICROSECOND
 
 
-def checked(moment: datetime, at: str) -> int:
-    """The same, for a moment that was asked for at this pointer. Raises ``Problem``."""
+def checked(moment: datetime, pointer: str | None = None, parameter: str | None = None) -> int:
+    """The same, for a moment that was asked for at this place. Raises ``Problem``."""
     us = microseconds(moment)
     if not 0 < us <= LAST_US:
-        raise invalid([Fault(OUT_OF_RANGE, at)])
+        raise invalid([Fault(OUT_OF_RANGE, pointer, parameter)])
     return us

@@ -126,15 +126,16 @@ class WhyAnswer(Struct):
 
 
 async def get_why(context: Context, request: web.Request, query: WhyQuery) -> web.Response:
-    state, now_us = context.state, context.now_us()
     job = context.find_job(request.match_info["id"])
-    if query.at is not None:
-        state, now_us = await _state_at(context, query.at)
-        past = state.jobs.get(job.id)
-        if past is None:
+    past = None if query.at is None else await _state_at(context, query.at)
+    if past is not None:
+        then = past[0].jobs.get(job.id)
+        if then is None:
             raise not_found(f"there was no job {job.number} yet, as of {query.at}")
-        job = past
+        job = then
     events = await context.engine.store.read_at(job.positions)
+    # Only now: while the events were read the present state went on, and its moment must not be before it.
+    state, now_us = past or (context.state, context.now_us())
     return json(encode(_answer(why(state, job, events, now_us))))
 
 
@@ -161,7 +162,7 @@ def _moment(at: str) -> int:
     if moment is None or moment.tzinfo is None:
         what = "must be a position of the log, or a moment with an offset such as 2030-01-31T08:00:00Z"
         raise invalid([Fault(what, parameter="at")])
-    return times.microseconds(moment)
+    return times.checked(moment, parameter="at")
 
 
 def _answer(told: Why) -> WhyAnswer:
