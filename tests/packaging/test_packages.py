@@ -22,6 +22,7 @@ from tests.cli.house import Up, environment
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
+COMPILED = ("_queue", "_placement")
 BUILD_S_MAX = 300
 
 
@@ -83,8 +84,9 @@ def test_the_wheel_has_what_it_needs_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     assert not [name for name in names if name.endswith((".c", ".pyx", ".pyc"))]
-    assert [name for name in names if name.startswith("horizon/_queue.") and name.endswith(".so")]
-    assert {"horizon/_queue.pyi", "horizon/_queue.pxd", "horizon/py.typed"} <= set(names)
+    for module in COMPILED:
+        assert [name for name in names if name.startswith(f"horizon/{module}.") and name.endswith(".so")]
+        assert {f"horizon/{module}.pyi", f"horizon/{module}.pxd", "horizon/py.typed"} <= set(names)
     tops = {name.split("/")[0] for name in names}
     assert tops == {"horizon", f"horizon_gpu_scheduler-{horizon.__version__}.dist-info"}
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "horizon").rglob("*.py")}
@@ -107,7 +109,8 @@ def test_the_sdist_can_be_built_and_tested_from(sdist: Path) -> None:
     names = set(_names_in(sdist))
     assert not [name for name in names if name.endswith((".c", ".so", ".pyc"))]
     wanted = {"setup.py", "pyproject.toml", "LICENSE", "README.md", "Makefile", "tests/conftest.py"}
-    assert wanted | {"horizon/_queue.pyx", "horizon/_queue.pxd", "horizon/_queue.pyi"} <= names
+    sources = {f"horizon/{module}{ending}" for module in COMPILED for ending in (".pyx", ".pxd", ".pyi")}
+    assert wanted | sources <= names
 
 
 def _names_in(sdist: Path) -> Iterator[str]:
