@@ -210,7 +210,7 @@ def _read_csv(source: _Source) -> Trace:
             if job.run_s:
                 jobs.append(job)
             else:
-                dropped["ran less than a second"] += 1
+                dropped["less than a second of run time"] += 1
     return source.trace(jobs, dropped, False, 0)
 
 

@@ -66,7 +66,7 @@ def test_a_gpu_csv_is_sorted_with_ties_in_the_order_of_the_file(tmp_path: Path) 
         TraceJob("4", start_s, 7, 2, 7, "unknown", "6214e9"),
         TraceJob("2", start_s + 2932, 66, 1, 66, "unknown", "11cb48"),
     )
-    assert trace.dropped == {"ran less than a second": 1}
+    assert trace.dropped == {"less than a second of run time": 1}
     assert not trace.estimated
 
 
