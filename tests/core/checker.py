@@ -175,6 +175,7 @@ class Checker:
         self.recorded_at_us = 0
         self.now_us = 0
         """The moment of the last cycle."""
+        self._elders: tuple[tuple[int, int], list[Job]] = ((0, 0), [])
         self.policy = Policy()
         self.policy_version = 0
         self.jobs: dict[str, Job] = {}
@@ -646,7 +647,7 @@ class Checker:
         older = [one for one in waiting if one.priority is job.priority and one.number < job.number]
         return (
             not self.claims
-            and not any(self._may_keep_quota_from(one, other) for one in waiting for other in (*older, job))
+            and not any(self._quota_may_be_kept_from(one) for one in (*older, job))
             and len(older) < ELDERS_TRIED
             and self._is_impatient(job, now_us)
             and self._only_lacks_room(job)
@@ -698,21 +699,30 @@ class Checker:
         return (
             self._over_quota(job, promised=True)
             or self._array_full(job, promised=True)
-            or any(self._may_keep_quota_from(other, job) for other in self.eligible())
+            or self._quota_may_be_kept_from(job)
         )
 
-    def _may_keep_quota_from(self, elder: Job, job: Job) -> bool:
-        """Whether the elder, whom only a quota keeps, may be the one for whom what an account of both may
-        still hold is kept. It is one of each priority; which one is not looked into here."""
-        shared = [one for one in upwards(elder.spec.account) if within(job.spec.account, one)]
-        return (
+    def _quota_may_be_kept_from(self, job: Job) -> bool:
+        """Whether what an account of it may still hold may be kept for another, who has waited for too long
+        and whom only a quota keeps. That is one of each priority; which one is not looked into here."""
+        return bool(job.spec.gpu_count) and any(
             elder is not job
-            and bool(job.spec.gpu_count)
             and elder.priority.rank >= job.priority.rank
-            and self._is_impatient(elder, self.now_us)
-            and any(0 <= elder.spec.gpu_count <= self.quotas.get(one, (-1, 0))[0] for one in shared)
-            and self._over_quota(elder, promised=True)
+            and any(
+                0 <= elder.spec.gpu_count <= self.quotas.get(one, (-1, 0))[0]
+                for one in upwards(elder.spec.account)
+                if within(job.spec.account, one)
+            )
+            for elder in self._kept_by_quota()
         )
+
+    def _kept_by_quota(self) -> list[Job]:
+        """Those who have waited for too long and whom a quota keeps."""
+        asked = (self.position, self.now_us)
+        if self._elders[0] != asked:
+            impatient = (job for job in self.eligible() if self._is_impatient(job, self.now_us))
+            self._elders = asked, [job for job in impatient if self._over_quota(job, promised=True)]
+        return self._elders[1]
 
     def _over_quota(self, job: Job, promised: bool = False) -> bool:
         for account in upwards(job.spec.account):
