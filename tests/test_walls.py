@@ -266,6 +266,10 @@ GOLDEN: list[tuple[ev.Event, str]] = [
         '{"type":"LeaderElected","epoch":2,"host":"h","pid":7,"version":"0.1.0","config_digest":"ef"}',
     ),
     (
+        ev.AllocationOverdue(job_id=ID, attempt=2, until_us=9),
+        f'{{"type":"AllocationOverdue","job_id":"{ID}","attempt":2,"until_us":9}}',
+    ),
+    (
         ev.SigningKeySet(key="horizon/00+0a0b0c0d+AQ==", by="scheduler"),
         '{"type":"SigningKeySet","key":"horizon/00+0a0b0c0d+AQ==","by":"scheduler"}',
     ),

@@ -141,6 +141,9 @@ def _update(state: State, c: cmd.Update, given: Given) -> Events:
     alive = [job] if array is None else [job, *(one for one in state.tasks(array) if not one.state.ended)]
     priority = UNSET if all(one.priority is c.priority for one in alive) else c.priority
     time_limit_s = UNSET if all(one.time_limit_s == c.time_limit_s for one in alive) else c.time_limit_s
+    if time_limit_s is not UNSET and job.stop is Stop.TIME_LIMIT:
+        message = f"job {job.number} has reached its time limit of {job.time_limit_s} s and is being stopped"
+        raise Rejected(Refusal.CONFLICT, message, "/time_limit_s")
     if priority is not UNSET or time_limit_s is not UNSET:
         events.append(ev.JobUpdated(job_id=job.id, priority=priority, time_limit_s=time_limit_s))
     if c.hold is not UNSET and _differs_in_hold(state, job, c.hold):

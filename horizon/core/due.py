@@ -11,7 +11,7 @@ from horizon.core import limits
 from horizon.core.model import JobState
 from horizon.core.state import SECOND_US, Job, State
 
-E = TypeVar("E", tuple[int, int], tuple[int, int, int])
+E = TypeVar("E", tuple[int, int], tuple[int, int, int], tuple[int, int, int, int])
 
 DRAIN: Final = "drain of node "
 
@@ -30,11 +30,13 @@ def mark(state: State, now_us: int) -> Mark:
 
 
 def due(state: State, now_us: int, mark: Mark) -> list[ev.Event]:
-    """What has fallen due: begin times that came, time limits that were reached, drains and bookings that
+    """What has fallen due: begin times that came, allocations that are overdue,
+    time limits that were reached, drains and bookings that
     are over; and jobs whose dependencies can never hold. At most ``CYCLE_STARTS_MAX`` of each."""
     over = list(_over_their_limit(state, now_us, mark))
     return [
         *_begun(state, now_us, mark),
+        *_overdue(state, now_us, mark),
         *over,
         *_drained(state, now_us, mark, {event.job_id for event in over}),
         *_unbooked(state, now_us, mark),
@@ -47,6 +49,16 @@ def _begun(state: State, now_us: int, mark: Mark) -> Iterator[ev.Event]:
         job = state.numbered[number - 1]
         if job.begin_pending and job.begin_at_us == at_us:
             yield ev.JobReleased(job_id=job.id, begin_reached=True, **mark)
+
+
+def _overdue(state: State, now_us: int, mark: Mark) -> Iterator[ev.Event]:
+    said: set[int] = set()  # what was expected twice for the same time is in the heap twice
+    for at_us, number, attempt, since_us in _fallen_due(state.overdue, now_us):
+        if number not in said and state.is_overdue(at_us, number, attempt):
+            said.add(number)
+            until_us = now_us + (now_us - since_us)
+            id = state.numbered[number - 1].id
+            yield ev.AllocationOverdue(job_id=id, attempt=attempt, until_us=until_us, **mark)
 
 
 def _over_their_limit(state: State, now_us: int, mark: Mark) -> Iterator[ev.TimeLimitReached]:

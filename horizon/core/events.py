@@ -152,6 +152,17 @@ class PreemptionRequested(CycleEvent, frozen=True):
     """GPU-microseconds of work that stopping it then would lose, since its start or last checkpoint."""
 
 
+class AllocationOverdue(CycleEvent, frozen=True):
+    """What the job holds should have been free by now.
+
+    Plans count on it by a later time, and it is no longer taken to be on its way out.
+    """
+
+    attempt: int
+    until_us: int
+    """As much later as it has taken until now."""
+
+
 class RequeueRequested(CycleEvent, frozen=True):
     """A running job is being stopped to go back to the queue."""
 
@@ -383,6 +394,7 @@ AnyEvent = (
     | CheckpointRecorded
     | TimeLimitReached
     | PreemptionRequested
+    | AllocationOverdue
     | RequeueRequested
     | JobPreempted
     | JobRequeued

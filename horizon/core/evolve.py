@@ -43,6 +43,7 @@ from horizon.core.model import (
     JobState,
 )
 from horizon.core.state import (
+    OVERDUE_AFTER_US,
     SECOND_US,
     ArrayState,
     Booking,
@@ -193,6 +194,10 @@ def _checkpointed(job: Job, event: ev.CheckpointRecorded, at_us: int) -> None:
     job.saved_at_us = at_us
 
 
+def _overdue(job: Job, event: ev.AllocationOverdue, at_us: int) -> None:
+    pass  # it goes on as before; only plans change
+
+
 def _time_limit_reached(job: Job, event: ev.TimeLimitReached, at_us: int) -> None:
     job.stop = Stop.TIME_LIMIT
 
@@ -295,7 +300,8 @@ def _updated_around(state: State, job: Job, event: ev.JobUpdated) -> None:
         state.queue.remove(job.number)
         state.queue.enqueue(job.number, job.priority.rank, job.share, job.shape)
     if job.allocation_state is HELD and job.stop is None:
-        expect_end(state, job, _planned_end_us(state, job))
+        _expect_planned_end(state, job)
+        _drop_what_came_back(state)
         if job.state is RUNNING:
             _set_deadline(state, job)
 
@@ -306,13 +312,21 @@ def _planned_end_us(state: State, job: Job) -> int:
     return (job.started_at_us or job.scheduled_at_us) + limit_s * SECOND_US
 
 
+def _expect_planned_end(state: State, job: Job) -> None:
+    end_us = _planned_end_us(state, job)
+    if job.time_limit_s or not job.started_at_us:
+        expect_end(state, job, end_us)
+    else:
+        _expect_back(state, job, end_us, job.started_at_us)
+
+
 def _reserved_around(state: State, job: Job, event: ev.JobReserved) -> None:
     state.cycle = event.cycle or state.cycle
 
 
 def _started_around(state: State, job: Job, event: ev.JobStarted) -> None:
     if job.stop is None:
-        expect_end(state, job, _planned_end_us(state, job))
+        _expect_planned_end(state, job)
     _set_deadline(state, job)
     if state.dependents:
         tell_dependents(state, job)
@@ -334,7 +348,35 @@ def _leaves(state: State, job: Job, by_us: int) -> None:
     """What it holds, if anything, is free by then."""
     if job.allocation_state is not None:
         state.leaving[job.number] = job
-        expect_end(state, job, by_us)
+        _expect_back(state, job, by_us, state.recorded_at_us)
+
+
+def _expect_back(state: State, job: Job, by_us: int, since_us: int) -> None:
+    """What it holds is expected back by then, and no time limit sees to it; a minute later it is overdue."""
+    expect_end(state, job, by_us)
+    heappush(state.overdue, (by_us + OVERDUE_AFTER_US, job.number, job.attempt, since_us))
+    _drop_what_came_back(state)
+
+
+def _drop_what_came_back(state: State) -> None:
+    """Keep the next moment when something is overdue true."""
+    overdue = state.overdue
+    while overdue and not state.is_overdue(*overdue[0][:3]):
+        heappop(overdue)
+
+
+def _overdue_around(state: State, job: Job, event: ev.AllocationOverdue) -> None:
+    state.cycle = event.cycle or state.cycle
+    state.leaving.pop(job.number, None)
+    _await_no_longer(state, job)
+    _expect_back(state, job, event.until_us, event.now_us - (event.until_us - event.now_us))
+
+
+def _await_no_longer(state: State, job: Job) -> None:
+    """Nobody waits for this one to make way any more."""
+    for claim in state.claims.values() if state.claims else ():
+        if claim.victims.pop(job.id, None) and not claim.victims:
+            claim.freed_cycle = state.cycle
 
 
 def _preemption_around(state: State, job: Job, event: ev.PreemptionRequested) -> None:
@@ -435,9 +477,8 @@ def _released_around(state: State, job: Job, event: ev.AllocationReleased) -> No
         state.preemptible[job.priority.rank].pop(job.id, None)
     if job.array:
         state.arrays[job.array].active -= 1
-    for claim in state.claims.values() if state.claims else ():
-        if claim.victims.pop(job.id, None) and not claim.victims:
-            claim.freed_cycle = state.cycle
+    _await_no_longer(state, job)
+    _drop_what_came_back(state)
     free_what_it_held(state, job)
     state.queue.release(job.share, job.rate, state.recorded_at_us)
     _count_gpus(state, job, -1)
@@ -571,6 +612,10 @@ def _policy_set(state: State, event: ev.PolicySet) -> None:
         state.queue.set_shape_rate(number, rate)
     if before.topology_labels != policy.topology_labels:
         rejoin_all(state)
+    if before.assumed_time_limit_s != policy.assumed_time_limit_s:
+        for job in state.holding.values():
+            if job.allocation_state is HELD and job.stop is None and not job.time_limit_s:
+                _expect_planned_end(state, job)
 
 
 def _signing_key_set(state: State, event: ev.SigningKeySet) -> None:
@@ -589,6 +634,7 @@ _JOB: Final[dict[type[ev.Event], Steps]] = {
     ev.JobScheduled: (_scheduled, _scheduled_around),
     ev.JobStarted: (_started, _started_around),
     ev.CheckpointRecorded: (_checkpointed, None),
+    ev.AllocationOverdue: (_overdue, _overdue_around),
     ev.TimeLimitReached: (_time_limit_reached, _stopping_around),
     ev.PreemptionRequested: (_preemption_requested, _preemption_around),
     ev.RequeueRequested: (_requeue_requested, _stopping_around),

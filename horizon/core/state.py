@@ -32,6 +32,8 @@ COST_PER_GPU: Final = 1_000
 """Cost units a second of holding one GPU of a type the policy does not name; usage is kept in cost units x
 seconds."""
 SECOND_US: Final = 1_000_000
+OVERDUE_AFTER_US: Final = 60 * SECOND_US
+"""How long after it was expected back something is waited for before other plans are made."""
 
 
 class Stop(StrEnum):
@@ -336,6 +338,9 @@ class State(Struct, eq=False):
     """Jobs by number whose dependencies can never hold, and why: the next cycle fails them."""
     deadlines: list[tuple[int, int, int]] = []
     """Heap of (time limit reached at, job number, attempt); stale entries leave when they surface."""
+    overdue: list[tuple[int, int, int, int]] = []
+    """Heap of (overdue at, job number, attempt, waited for since): what is held by a job that runs without a
+    time limit, or that is on its way out. Stale entries leave when they surface."""
     begins: list[tuple[int, int]] = []
     """Heap of (begin time, job number)."""
 
@@ -378,6 +383,12 @@ class State(Struct, eq=False):
     def job_numbered(self, number: int) -> Job | None:
         return self.numbered[number - 1] if 1 <= number <= len(self.numbered) else None
 
+    def is_overdue(self, at_us: int, number: int, attempt: int) -> bool:
+        """Whether what a job holds is overdue at this time, as an entry of ``overdue`` says."""
+        job = self.numbered[number - 1]
+        expected = job.allocation_state is not None and job.attempt == attempt
+        return expected and at_us == job.expected_us + OVERDUE_AFTER_US
+
     def stream_version(self, stream: str) -> int:
         """How many events the stream has."""
         if stream.startswith("job/"):
@@ -396,7 +407,7 @@ class State(Struct, eq=False):
 
     def next_deadline_us(self) -> int | None:
         """When time alone will next change something, for whoever owns the clock."""
-        moments = [heap[0][0] for heap in (self.deadlines, self.begins) if heap]
+        moments = [heap[0][0] for heap in (self.deadlines, self.begins, self.overdue) if heap]
         moments += [booking.end_us for booking in self.bookings.values()]
         moments += [at_us for name, at_us in self.drains.items() if self.to_be_stopped(self.nodes[name])]
         return min(moments, default=None)
@@ -432,6 +443,7 @@ def digest(state: State) -> str:
         [(state.cluster.state(node), state.cluster.free(node)) for node in range(len(state.cluster))],
         sorted(state.deadlines),
         sorted(state.begins),
+        sorted(state.overdue),
         state.versions,
         queue.order(len(queue), now_us),
     )

@@ -79,6 +79,9 @@ class Job:
     scheduled_at_us: int = 0
     expected_us: int = 0
     """When it should have given back what it holds."""
+    expected_since_us: int = 0
+    given_up: bool = False
+    """Whether it was to be gone, and was found overdue."""
     started_at_us: int = 0
     saved_at_us: int = 0
     has_run: bool = False
@@ -500,7 +503,7 @@ class Checker:
             self.broken(f"job {job.number} went from {job.state} to {state}")
         job.state = state
         if state != "Running":
-            job.expected_us = self.recorded_at_us  # what is left of an attempt is to be gone any moment
+            self._expect(job, self.recorded_at_us)  # what is left of an attempt is to be gone any moment
 
     def _end(self, job: Job, state: str) -> None:
         self._move(job, state)
@@ -532,7 +535,8 @@ class Checker:
         if isinstance(event.time_limit_s, int):
             job.time_limit_s = event.time_limit_s
             if job.state in ("Scheduled", "Running") and not job.stop:
-                job.expected_us = self.planned_end_us(job, job.started_at_us or job.scheduled_at_us)
+                began_us = job.started_at_us or job.scheduled_at_us
+                self._expect(job, self.planned_end_us(job, began_us), began_us)
         job.changed_at = self.position
 
     def _reserved(self, job: Job, event: ev.JobReserved) -> None:
@@ -571,7 +575,7 @@ class Checker:
         self._move(job, "Scheduled")
         job.attempt, job.allocation, job.holds = event.attempt, event.allocation, True
         job.scheduled_at_us, job.started_at_us, job.reserved = self.recorded_at_us, 0, False
-        job.expected_us = self.planned_end_us(job, self.recorded_at_us)
+        self._expect(job, self.planned_end_us(job, self.recorded_at_us))
         for placement in event.allocation:
             self.nodes[placement.node].holds[job.id] = placement
         self._holds_are_others()
@@ -806,7 +810,7 @@ class Checker:
         job.has_run = True
         job.started_at_us = job.saved_at_us = self.recorded_at_us
         if not job.stop:
-            job.expected_us = self.planned_end_us(job, self.recorded_at_us)
+            self._expect(job, self.planned_end_us(job, self.recorded_at_us))
 
     def _checkpoint(self, job: Job, event: ev.CheckpointRecorded) -> None:
         if job.state != "Running":
@@ -819,7 +823,7 @@ class Checker:
         if job.state == "Scheduled" and why != "requeue":
             self.broken(f"job {job.number} was asked to stop ({why}) before it had started")
         job.stop, job.stopped_by = why, by
-        job.expected_us = self.recorded_at_us + job.spec.grace_period_s * SECOND
+        self._expect(job, self.recorded_at_us + job.spec.grace_period_s * SECOND)
 
     def _time_limit(self, job: Job, event: ev.TimeLimitReached) -> None:
         self._asked_to_stop(job, "time limit")
@@ -880,7 +884,7 @@ class Checker:
 
     def _cancelled(self, job: Job, event: ev.JobCancelled) -> None:
         self._end(job, "Cancelled")
-        job.expected_us = self.recorded_at_us + job.spec.grace_period_s * SECOND
+        self._expect(job, self.recorded_at_us + job.spec.grace_period_s * SECOND)
 
     def _gone(self, job: Job, event: ev.AllocationReleased) -> None:
         if not job.holds:
@@ -893,6 +897,27 @@ class Checker:
         self._holds_are_others()
         for claim in self.claims.values():
             claim.victims.discard(job.id)
+
+    def _expect(self, job: Job, at_us: int, since_us: int | None = None) -> None:
+        """It should have given back by then what it holds; waited for since, or from now on."""
+        job.expected_us, job.given_up = at_us, False
+        job.expected_since_us = self.recorded_at_us if since_us is None else since_us
+
+    def _overdue(self, job: Job, event: ev.AllocationOverdue) -> None:
+        if not self._is_overdue(job, event.now_us):
+            self.broken(f"job {job.number} is not overdue")
+        if event.until_us - event.now_us != event.now_us - job.expected_since_us:
+            self.broken(f"job {job.number} is given another time than it has taken until now")
+        job.expected_us = event.until_us
+        job.given_up = bool(job.stop) or job.state not in ("Scheduled", "Running")
+        for claim in self.claims.values():
+            claim.victims.discard(job.id)
+
+    def _is_overdue(self, job: Job, now_us: int) -> bool:
+        """Whether what it holds should have been free a minute ago."""
+        bounded = job.state == "Running" and not job.stop and job.time_limit_s
+        started = job.state != "Scheduled" or bool(job.stop)
+        return job.holds and started and not bounded and job.expected_us + 60 * SECOND <= now_us
 
     # --- making way ---------------------------------------------------------------------------------------
 
@@ -996,8 +1021,9 @@ class Checker:
         return {job.id for job in self.jobs.values() if self._is_leaving(job)}
 
     def _is_leaving(self, job: Job) -> bool:
-        """Whether what it holds will be free soon: it has ended, or was asked to stop."""
-        return job.holds and (bool(job.stop) or job.state not in ("Scheduled", "Running"))
+        """Whether what it holds will be free soon: it has ended, or was asked to stop, and is not overdue."""
+        on_its_way = bool(job.stop) or job.state not in ("Scheduled", "Running")
+        return job.holds and on_its_way and not job.given_up
 
     def _check_no_quarrel(self, victim: Job, by: Job) -> None:
         """Nobody takes from the one that took from him while nothing the rules look at has changed."""
@@ -1115,6 +1141,9 @@ class Checker:
                 self.broken(f"job {job.number} has used up its time and still runs")
             if job.state == "Queued" and any(self.never_met(one) for one in job.spec.depends_on):
                 self.broken(f"job {job.number} waits for what can never be")
+        for job in self.jobs.values():
+            if self._is_overdue(job, now_us):
+                self.broken(f"job {job.number} is overdue, and nobody says so")
         for booking in self.bookings.values():
             if booking.end_us <= now_us:
                 self.broken(f"booking {booking.booking} is over and still there")
@@ -1137,7 +1166,8 @@ class Checker:
                 continue
             looked_at.add(like)
             kept = {name for claim in self.claims.values() for name in claim.nodes}
-            if not self.below_guarantee(job, promised=True):
+            # What is kept for one whom a quota keeps counts against a guarantee as if it were held.
+            if not self.below_guarantee(job, promised=True) or self._kept_by_quota():
                 kept |= {name for number, _, names in reservations if number != job.number for name in names}
             avoided = self._avoided(job)
             among = [
@@ -1231,7 +1261,12 @@ class Checker:
     def _policy_set(self, event: ev.PolicySet) -> None:
         if event.version != self.policy_version + 1:
             self.broken(f"policy {event.version} follows {self.policy_version}")
+        other_limit = event.policy.assumed_time_limit_s != self.policy.assumed_time_limit_s
         self.policy, self.policy_version = event.policy, event.version
+        for job in self.jobs.values() if other_limit else ():
+            if job.state in ("Scheduled", "Running") and not job.stop and not job.time_limit_s:
+                began_us = job.started_at_us or job.scheduled_at_us
+                self._expect(job, self.planned_end_us(job, began_us), began_us)
         self.changed_at = self.position
 
     def _nothing(self, event: ev.Event) -> None:
@@ -1302,6 +1337,7 @@ _JOB: Final[dict[type[ev.Event], Callable[[Checker, Job, Any], None]]] = {
     ev.JobScheduled: Checker._scheduled,
     ev.JobStarted: Checker._started,
     ev.CheckpointRecorded: Checker._checkpoint,
+    ev.AllocationOverdue: Checker._overdue,
     ev.TimeLimitReached: Checker._time_limit,
     ev.PreemptionRequested: Checker._preemption_asked,
     ev.RequeueRequested: Checker._requeue_asked,

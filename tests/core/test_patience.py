@@ -139,3 +139,18 @@ def test_a_job_that_only_its_quota_keeps_is_not_passed_for_ever_by_smaller_ones(
     world.submit("bob", account="red", gpu_count=4, time_limit_s=3_600)
     crowd(world, days=4, account="red", gpu_count=2)
     assert world.job(2).state is not JobState.QUEUED
+
+
+def test_a_job_is_not_planned_for_ever_where_somebody_takes_longer_than_was_assumed() -> None:
+    world = running(given(node("a", 4), node("b", 4)), gpu_count=4).later(2 * 86_400)
+    running(world, "crowd", gpu_count=2, time_limit_s=3_600).later(1_800)
+    world.submit("bob", gpu_count=4, time_limit_s=3_600)
+    crowd(world, days=4, gpu_count=2)
+    assert world.job(3).state is not JobState.QUEUED
+
+
+def test_a_job_is_planned_for_where_everybody_ends_on_time() -> None:
+    world = running(given(node("b", 4)), "crowd", gpu_count=2, time_limit_s=3_600).later(1_800)
+    world.submit("bob", gpu_count=4, time_limit_s=3_600)
+    crowd(world, days=4, gpu_count=2)
+    assert world.job(2).state is not JobState.QUEUED

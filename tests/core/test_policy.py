@@ -224,3 +224,10 @@ def test_another_assumed_time_limit_holds_for_what_is_planned_from_then_on() -> 
     starts = [one.start_us - world.now_us for one in world.last_cycle.reservations[:2]]
     assert starts[1] - starts[0] == 60 * SECOND
     world.check()
+
+
+def test_plans_go_by_the_assumed_time_limit_of_the_policy_that_holds() -> None:
+    world = given(node(gpus=4)).submit(gpu_count=4).cycle().started().policy(assumed_time_limit_s=600)
+    world.submit("bob", gpu_count=4).cycle()
+    [reservation] = world.last_cycle.reservations
+    assert reservation.start_us == world.job(1).started_at_us + 600 * SECOND

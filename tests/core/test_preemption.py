@@ -920,3 +920,26 @@ def test_an_account_goes_over_what_is_reserved_only_where_it_must() -> None:
     world = kept_for_green().when(cmd.RegisterNode(node("z", gpus=4)))
     world.submit("r", account="red", gpu_count=2).cycle()
     assert [one.node for one in world.placements()] == ["z"]
+
+
+def test_a_job_does_not_wait_for_ever_for_processes_that_will_not_go() -> None:
+    world = given(node("a", 4), node("b", 4)).policy(min_runtime_s=0)
+    running(world, "x", gpu_count=4, preemptible=True)
+    running(world, "z", gpu_count=2).later(1_000)
+    running(world, "y", gpu_count=2, preemptible=True)
+    world.when(cmd.Cancel(job_id(2))).submit("bob", gpu_count=4, priority=HIGH).cycle()
+    assert world.stops() == [(3, 4)]
+    world.ended(3, exit=TERMINATED)
+    for _ in range(10):
+        world.later(86_400).cycle()
+    assert world.job(1).stop is not None
+
+
+def test_a_job_does_not_wait_for_ever_for_processes_that_will_not_go_where_others_could_make_way() -> None:
+    world = given(node("a", 4), node("b", 4)).policy(min_runtime_s=0)
+    running(world, "x", gpu_count=4, preemptible=True)
+    running(world, "z", gpu_count=4).later(1_000)
+    world.when(cmd.Cancel(job_id(2))).submit("bob", gpu_count=4, priority=HIGH).cycle()
+    for _ in range(10):
+        world.later(86_400).cycle()
+    assert world.job(1).stop is not None

@@ -229,7 +229,7 @@ def test_a_running_job_may_be_given_less_time_than_it_has_used_and_is_stopped_th
 def test_a_running_job_may_be_freed_of_its_time_limit_and_be_given_one() -> None:
     world = given().submit(time_limit_s=60).cycle().started().when(cmd.Update(job_id(1), time_limit_s=0))
     world.later(1_000).cycle().then_nothing()
-    assert world.state.next_deadline_us() is None
+    assert world.state.deadlines == []
     world.when(cmd.Update(job_id(1), time_limit_s=2_000)).later(1_000).cycle().then(ev.TimeLimitReached)
     world.check()
 
@@ -247,3 +247,11 @@ def test_a_job_does_not_stay_away_from_where_it_failed_for_a_node_that_takes_no_
     for _ in range(10):
         world.later(86_400).cycle()
     world.is_(JobState.SCHEDULED, 1)
+
+
+def test_a_job_that_reached_its_limit_is_told_the_limit_it_reached() -> None:
+    world = running(given(), time_limit_s=9).later(9).cycle().then(ev.TimeLimitReached)
+    world.when(cmd.Update(job_id(1), time_limit_s=1_000))
+    if world.refused is None:
+        world.ended(1, exit=BAD)
+        assert world.job(1).reason == "its time limit of 9 s was reached"

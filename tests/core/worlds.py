@@ -236,7 +236,9 @@ class Life:
         match event:
             case ev.JobScheduled() if self.head and self._comes_after(event.job_id, self.head):
                 return
-            case ev.JobScheduled() | ev.JobUpdated() | ev.PolicySet() | ev.QuotaSet():
+            case ev.JobScheduled() | ev.JobUpdated() | ev.AllocationOverdue():
+                self.head = None
+            case ev.PolicySet() | ev.QuotaSet():
                 self.head = None
             case ev.JobStarted():
                 job = self.world.state.jobs[event.job_id]
