@@ -423,8 +423,8 @@ SCHEMA_VERSIONS: Final[dict[str, int]] = {cls.__name__: 1 for cls in EVENT_TYPES
 """The version of each type that this program writes; it refuses to fold a newer one."""
 
 
-class Recorded(Struct, frozen=True, gc=False):
-    """An event in its envelope: its place in the log and where it came from."""
+class Stored(Struct, frozen=True, gc=False):
+    """An envelope and the bytes in it, as the log holds them: its place and where it came from."""
 
     position: int
     """Its place in the whole log, from 1, without gaps."""
@@ -447,6 +447,11 @@ class Recorded(Struct, frozen=True, gc=False):
     """The exact JSON that was hashed."""
     hash: bytes
     """SHA-256 over the header, which holds the hash of the event before."""
+
+
+class Recorded(Stored, frozen=True, gc=False):
+    """An event in its envelope."""
+
     event: Event
 
 

@@ -619,7 +619,7 @@ def _policy_set(state: State, event: ev.PolicySet) -> None:
 
 
 def _signing_key_set(state: State, event: ev.SigningKeySet) -> None:
-    state.signing_key = event.key
+    state.signing_keys[state.position] = event.key
 
 
 def _leader_elected(state: State, event: ev.LeaderElected) -> None:

@@ -320,8 +320,8 @@ class State(Struct, eq=False):
     """The number of the last cycle that decided anything."""
     versions: dict[str, int] = {}
     """The version of each stream that is not a job's."""
-    signing_key: str = ""
-    """The public half of the key that signs the log's checkpoints."""
+    signing_keys: dict[int, str] = {}
+    """The public halves of the keys that sign the log's checkpoints, by the position from which each does."""
     policy: Policy = Policy()
     policy_version: int = 0
     """0 before the first was set: then the defaults of this program hold."""
@@ -377,6 +377,11 @@ class State(Struct, eq=False):
     """Nodes to be emptied by a moment."""
 
     @property
+    def signing_key(self) -> str:
+        """The one that signs now; empty when none was ever named."""
+        return next(reversed(self.signing_keys.values()), "")
+
+    @property
     def next_number(self) -> int:
         return len(self.numbered) + 1
 
@@ -419,7 +424,7 @@ def digest(state: State) -> str:
     queue = state.queue
     everything: tuple[Any, ...] = (
         (state.position, state.recorded_at_us, state.epoch, state.cycle, state.policy_version),
-        state.signing_key,
+        state.signing_keys,
         state.policy,
         state.numbered,
         [job.id for job in state.holding.values()],

@@ -16,7 +16,7 @@ import msgspec
 from msgspec.structs import force_setattr
 
 from horizon.core import events as ev
-from horizon.core.events import Draft, Recorded
+from horizon.core.events import Draft, Recorded, Stored
 from horizon.store.port import Corrupt, Head
 
 HEADER_VERSION: Final = 1
@@ -25,7 +25,7 @@ _FIXED: Final = Packer(">BBQqQHQQ16s16s32s32sHHH")
 command id, correlation id, payload digest, previous hash, and the lengths of type, stream and actor."""
 
 
-def header_hash(recorded: Recorded, previous: bytes) -> bytes:
+def header_hash(recorded: Stored, previous: bytes) -> bytes:
     """The hash that an event has behind the one with the hash ``previous``."""
     texts = (recorded.type.encode(), recorded.stream.encode(), recorded.actor.encode())
     fixed = _FIXED.pack(
@@ -106,7 +106,7 @@ def open_payload(position: int, type: str, schema_version: int, payload: bytes) 
     return event
 
 
-def check_link(recorded: Recorded, position: int, previous: bytes) -> None:
+def check_link(recorded: Stored, position: int, previous: bytes) -> None:
     """That an event is the next in the chain, and is what was hashed."""
     if recorded.position != position:
         raise Corrupt(f"the log has a gap: after {position - 1} comes {recorded.position}")

@@ -13,7 +13,7 @@ from msgspec import structs
 
 from horizon.core.events import Recorded
 from horizon.store import codec
-from horizon.store.port import GENESIS_HASH, Answer, Batch, Fenced, Head, Unavailable
+from horizon.store.port import GENESIS_HASH, Answer, Batch, Fenced, Head, Signed, Unavailable
 
 
 class Log:
@@ -24,6 +24,7 @@ class Log:
         self.events: list[Recorded] = []
         self.blobs: dict[str, bytes] = {}
         self.answers: dict[str, Answer] = {}
+        self.checkpoints: dict[int, Signed] = {}
         self.leader: object = None
 
 
@@ -77,6 +78,25 @@ class MemoryStore:
 
     async def answer(self, key: str) -> Answer | None:
         return self.log.answers.get(key)
+
+    async def hashes(self, after: int, previous: bytes, limit: int) -> list[bytes]:
+        found = []
+        for position, stored in enumerate(self.log.events[after : after + limit], after + 1):
+            codec.check_link(stored, position, previous)
+            previous = stored.hash
+            found.append(previous)
+        return found
+
+    async def add_checkpoint(self, signed: Signed) -> None:
+        self.log.checkpoints.setdefault(signed.size, signed)
+
+    async def newest_checkpoint(self) -> Signed | None:
+        return self.log.checkpoints[max(self.log.checkpoints)] if self.log.checkpoints else None
+
+    async def checkpoints(self, after: int = 0) -> AsyncIterator[Signed]:
+        for size in sorted(self.log.checkpoints):
+            if size > after:
+                yield self.log.checkpoints[size]
 
     async def ping(self) -> None:
         if self._head is None:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import asyncpg
 
-SCHEMA_REVISION: Final = "0001"
+SCHEMA_REVISION: Final = "0002"
 """The schema this program works on; the newest of ``migrations/versions``."""
 
 

@@ -1,14 +1,17 @@
 """Signed checkpoints: a statement, under an Ed25519 key, of how long the log is and what its root is.
 
 The form is C2SP's ``signed-note`` with the body of ``tlog-checkpoint``: an origin, a size, a root in base64,
-an empty line, and a line for each signature. Whoever holds one can tell later whether the log up to there is
-still the same. See https://c2sp.org/signed-note and https://c2sp.org/tlog-checkpoint.
+one line more for the chain's hash there, an empty line, and a line for each signature. Whoever holds one can
+tell later whether the log up to there is the same: by the root from a proof, by the hash from the chain.
+See https://c2sp.org/signed-note and https://c2sp.org/tlog-checkpoint.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import os
+import re
 from hashlib import sha256
 from typing import Final
 
@@ -20,6 +23,8 @@ _ED25519: Final = b"\x01"
 """The algorithm in front of a public key."""
 _KEY_ID_BYTES: Final = 4
 _DASH: Final = "\u2014"
+_SIZE: Final = re.compile("[0-9]{1,19}")
+_PRIVATE: Final = "PRIVATE+KEY+"
 
 
 class BadNote(ValueError):
@@ -38,9 +43,12 @@ class Checkpoint(Struct, frozen=True):
     size: int
     """The number of events, and so the position of the last one."""
     root: bytes
+    """Of the tree over their hashes."""
+    tip: bytes
+    """The hash of the last one."""
 
     def body(self) -> str:
-        return f"{self.origin}\n{self.size}\n{_base64(self.root)}\n"
+        return f"{self.origin}\n{self.size}\n{_base64(self.root)}\n{_base64(self.tip)}\n"
 
 
 class VerifyKey:
@@ -76,11 +84,40 @@ class VerifyKey:
 
 
 class SigningKey:
-    """The private half, 32 bytes. Its name is that of the log whose checkpoints it signs."""
+    """The private half, 32 bytes. Its name is that of the log whose checkpoints it signs.
+
+    It is written ``PRIVATE+KEY+NAME+ID+BASE64``, as the key files of other logs with signed notes are.
+    """
 
     def __init__(self, name: str, private: bytes) -> None:
+        self._private = private
         self._key = Ed25519PrivateKey.from_private_bytes(private)
         self.public = VerifyKey(name, self._key.public_key().public_bytes_raw())
+
+    @classmethod
+    def new(cls, name: str) -> SigningKey:
+        return cls(name, os.urandom(32))
+
+    @classmethod
+    def read(cls, text: str) -> SigningKey:
+        """Raises ``BadNote``, and says nothing of what stands in a key that is none."""
+        name, _, rest = text.strip().removeprefix(_PRIVATE).partition("+")
+        key_id, _, encoded = rest.partition("+")
+        try:
+            private = base64.b64decode(encoded, validate=True)
+        except (binascii.Error, ValueError):
+            private = b""
+        if not text.startswith(_PRIVATE) or not name or private[:1] != _ED25519 or len(private) != 33:
+            raise BadNote(f"this is no private key: it is written {_PRIVATE}NAME+ID+BASE64")
+        key = cls(name, private[1:])
+        if key.public.id.hex() != key_id:
+            raise BadNote(f"the id of the private key of {name} does not match it")
+        return key
+
+    def private_text(self) -> str:
+        """The key itself: for its file, and nothing else."""
+        public = self.public
+        return f"{_PRIVATE}{public.name}+{public.id.hex()}+{_base64(_ED25519 + self._private)}"
 
     def sign(self, body: str) -> str:
         """The line of its signature."""
@@ -101,25 +138,25 @@ def read_note(note: str) -> tuple[Checkpoint, list[tuple[str, bytes, bytes]]]:
     """
     body, separator, signatures = note.partition("\n\n")
     lines = body.split("\n")
-    if not separator or len(lines) < 3 or not lines[1].isdecimal() or not signatures.endswith("\n"):
-        raise BadNote("a checkpoint is an origin, a size and a root, an empty line, and signatures")
-    checkpoint = Checkpoint(lines[0], int(lines[1]), _bytes_of(lines[2], "a root"))
+    if not separator or len(lines) != 4 or not _SIZE.fullmatch(lines[1]) or not signatures.endswith("\n"):
+        raise BadNote("a checkpoint is an origin, a size, a root and a hash, an empty line, and signatures")
+    checkpoint = Checkpoint(
+        lines[0], int(lines[1]), _bytes_of(lines[2], "a root"), _bytes_of(lines[3], "a hash")
+    )
     if checkpoint.body() != body + "\n":
         raise BadNote(f"the checkpoint of {checkpoint.size} events is not written as it is to be")
     return checkpoint, [_signature(line) for line in signatures[:-1].split("\n")]
 
 
-def verified(note: str, keys: list[VerifyKey]) -> Checkpoint:
-    """The checkpoint, if one of these keys has signed it. Raises ``BadNote``."""
+def verified(note: str, key: VerifyKey) -> Checkpoint:
+    """The checkpoint, if this key has signed it. Raises ``BadNote``."""
     checkpoint, signatures = read_note(note)
-    for key in keys:
-        for name, key_id, signature in signatures:
-            if (name, key_id) == (key.name, key.id):
-                if key.verifies(checkpoint.body(), signature):
-                    return checkpoint
-                raise BadNote(f"the signature of {name} under {checkpoint.size} events is false")
-    known = " or ".join(str(key) for key in keys) or "no key"
-    raise BadNote(f"the checkpoint of {checkpoint.size} events is not signed by {known}")
+    for name, key_id, signature in signatures:
+        if (name, key_id) == (key.name, key.id):
+            if key.verifies(checkpoint.body(), signature):
+                return checkpoint
+            raise BadNote(f"the signature of {key} under the checkpoint of {checkpoint.size} events is false")
+    raise BadNote(f"the checkpoint of {checkpoint.size} events is not signed by {key}")
 
 
 def _signature(line: str) -> tuple[str, bytes, bytes]:

@@ -49,6 +49,16 @@ class Batch(Struct, frozen=True):
     answers: tuple[Answer, ...] = ()
 
 
+class Signed(Struct, frozen=True):
+    """A signed checkpoint, as it is filed."""
+
+    size: int
+    """How many events it is over, and so the position of the last one."""
+    frontier: bytes
+    """The hashes of the tree's frontier there, one behind the other: the next one goes on from them."""
+    note: str
+
+
 class StoreError(Exception):
     """The base of what a store may raise; the message says what to do."""
 
@@ -115,6 +125,23 @@ class EventStore(Protocol):
 
     async def answer(self, key: str) -> Answer | None:
         """The stored answer under this idempotency key."""
+        ...
+
+    async def hashes(self, after: int, previous: bytes, limit: int) -> list[bytes]:
+        """The hashes of so many events after this position, made anew from the bytes that are stored.
+
+        ``previous`` is the hash that the event at ``after`` must have. ``Corrupt`` where the chain breaks.
+        """
+        ...
+
+    async def add_checkpoint(self, signed: Signed) -> None:
+        """File a checkpoint; one of a size that is there already changes nothing."""
+        ...
+
+    async def newest_checkpoint(self) -> Signed | None: ...
+
+    def checkpoints(self, after: int = 0) -> AsyncIterator[Signed]:
+        """Those over more than so many events, the smallest first, in short reads."""
         ...
 
     async def ping(self) -> None:

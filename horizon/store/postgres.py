@@ -15,7 +15,7 @@ from typing import Any, Final
 import asyncpg
 import structlog
 
-from horizon.core.events import Recorded
+from horizon.core.events import Recorded, Stored
 from horizon.store import codec
 from horizon.store.migrate import SCHEMA_REVISION, current_revision, migrate
 from horizon.store.port import (
@@ -25,6 +25,7 @@ from horizon.store.port import (
     Corrupt,
     Fenced,
     Head,
+    Signed,
     StoreError,
     Unavailable,
     UnknownOutcome,
@@ -37,6 +38,7 @@ READ_EVENTS: Final = 5_000
 """Events per read: short reads hold no snapshot that would keep the head row from being pruned."""
 PARTITION_MARGIN: Final = 1_000_000
 """The next partition is made when fewer positions than this have one."""
+READ_CHECKPOINTS: Final = 1_000
 READERS_MAX: Final = 4
 CONNECT_S_MAX: Final = 10.0
 
@@ -67,6 +69,8 @@ _COLUMNS: Final = """position, recorded_at_us, epoch, type, schema_version, stre
                      command_id, correlation_id, causation, payload, hash"""
 _SELECT: Final = f"SELECT {_COLUMNS} FROM events WHERE position > $1 ORDER BY position LIMIT $2"
 _SELECT_AT: Final = f"SELECT {_COLUMNS} FROM events WHERE position = ANY($1::bigint[]) ORDER BY position"
+_SELECT_CHECKPOINTS: Final = """SELECT size, frontier, note FROM checkpoints WHERE size > $1
+                                ORDER BY size LIMIT $2"""
 _SELECT_HEAD: Final = "SELECT log_id, epoch, position, tip, recorded_at_us FROM log_head WHERE id = 1"
 _ELECT: Final = """UPDATE log_head SET epoch = epoch + 1, leader = $1 WHERE id = 1 AND (leader = $1 OR NOT $2)
                    RETURNING log_id, epoch, position, tip, recorded_at_us"""
@@ -263,6 +267,33 @@ class PostgresStore:
         rows = await self._fetch("SELECT key, fingerprint, status, body FROM answers WHERE key = $1", key)
         return Answer(*rows[0]) if rows else None
 
+    async def hashes(self, after: int, previous: bytes, limit: int) -> list[bytes]:
+        found = []
+        for position, row in enumerate(await self._fetch(_SELECT, after, limit), after + 1):
+            stored = Stored(*row)
+            codec.check_link(stored, position, previous)
+            previous = stored.hash
+            found.append(previous)
+        return found
+
+    async def add_checkpoint(self, signed: Signed) -> None:
+        await self._fetch(
+            "INSERT INTO checkpoints (size, frontier, note) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+            signed.size,
+            signed.frontier,
+            signed.note,
+        )
+
+    async def newest_checkpoint(self) -> Signed | None:
+        rows = await self._fetch("SELECT size, frontier, note FROM checkpoints ORDER BY size DESC LIMIT 1")
+        return Signed(*rows[0]) if rows else None
+
+    async def checkpoints(self, after: int = 0) -> AsyncIterator[Signed]:
+        while rows := await self._fetch(_SELECT_CHECKPOINTS, after, READ_CHECKPOINTS):
+            for row in rows:
+                yield Signed(*row)
+            after = rows[-1]["size"]
+
     async def ping(self) -> None:
         await self._fetch("SELECT 1")
 
@@ -356,7 +387,7 @@ async def _check_schema(connection: asyncpg.Connection[Any]) -> None:
     """That the log is still protected: someone may have dropped a trigger."""
     unprotected = await connection.fetch(
         """SELECT c.relname FROM pg_class c
-           WHERE (c.oid = 'events'::regclass OR c.oid IN
+           WHERE (c.oid IN ('events'::regclass, 'checkpoints'::regclass) OR c.oid IN
                   (SELECT inhrelid FROM pg_inherits WHERE inhparent = 'events'::regclass))
              AND 2 > (SELECT count(*) FROM pg_trigger t WHERE t.tgrelid = c.oid AND t.tgenabled = 'A'
                       AND t.tgname IN ('refuse_change', 'refuse_truncate'))"""

@@ -8,7 +8,7 @@ import pytest
 
 from horizon.core import events as ev
 from horizon.core.model import JobSpec
-from horizon.store.port import GENESIS_HASH, Answer, Batch, EventStore, Fenced
+from horizon.store.port import GENESIS_HASH, Answer, Batch, Corrupt, EventStore, Fenced, Signed
 
 Connect = Callable[[], Awaitable[EventStore]]
 """Opens one more store on the same log, as another process would."""
@@ -135,3 +135,34 @@ class StoreContract:
         store = await self.leader(connect)
         await store.append(Batch(drafts(10_000), 1_000))
         assert sum([1 async for _ in store.read(0)]) == 10_000
+
+    async def test_hashes_are_those_that_were_given(self, connect: Connect) -> None:
+        store = await self.leader(connect)
+        given = [one.hash for one in await store.append(Batch(drafts(7), 1_000))]
+        assert await store.hashes(0, GENESIS_HASH, 100) == given
+        assert await store.hashes(2, given[1], 3) == given[2:5]
+        assert await store.hashes(7, given[6], 3) == []
+
+    async def test_hashes_follow_from_the_one_that_is_said_to_stand_before(self, connect: Connect) -> None:
+        store = await self.leader(connect)
+        await store.append(Batch(drafts(3), 1_000))
+        with pytest.raises(Corrupt, match="event 2 has been changed, or the one before it"):
+            await store.hashes(1, bytes(32), 10)
+
+    async def test_checkpoints_are_filed_in_their_order(self, connect: Connect) -> None:
+        store = await self.leader(connect)
+        assert await store.newest_checkpoint() is None
+        assert [one async for one in store.checkpoints()] == []
+        filed = [Signed(size, bytes(32), f"note {size}\n") for size in (3, 12, 500)]
+        for one in filed:
+            await store.add_checkpoint(one)
+        reader = await connect()
+        assert await reader.newest_checkpoint() == filed[-1]
+        assert [one async for one in reader.checkpoints()] == filed
+        assert [one async for one in reader.checkpoints(3)] == filed[1:]
+
+    async def test_a_checkpoint_that_is_filed_stays_as_it_is(self, connect: Connect) -> None:
+        store = await self.leader(connect)
+        await store.add_checkpoint(Signed(3, bytes(32), "first\n"))
+        await store.add_checkpoint(Signed(3, bytes(64), "second\n"))
+        assert await store.newest_checkpoint() == Signed(3, bytes(32), "first\n")

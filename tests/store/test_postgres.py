@@ -15,7 +15,15 @@ import pytest
 
 from horizon.store.embedded import EmbeddedPostgres
 from horizon.store.migrate import SCHEMA_REVISION, migrations_dir
-from horizon.store.port import Batch, Corrupt, EventStore, Unavailable, UnknownOutcome
+from horizon.store.port import (
+    GENESIS_HASH,
+    Batch,
+    Corrupt,
+    EventStore,
+    Signed,
+    Unavailable,
+    UnknownOutcome,
+)
 from horizon.store.postgres import PostgresStore
 from tests.store.contract import Connect, StoreContract, drafts
 
@@ -73,6 +81,9 @@ async def leader(connect: Connect) -> EventStore:
         "DELETE FROM log_head",
         "TRUNCATE log_head",
         "TRUNCATE blobs",
+        "UPDATE checkpoints SET note = ''",
+        "DELETE FROM checkpoints",
+        "TRUNCATE checkpoints",
     ],
 )
 async def test_the_owner_cannot_change_what_is_recorded(
@@ -82,6 +93,7 @@ async def test_the_owner_cannot_change_what_is_recorded(
 
     store = await leader(connect)
     await store.append(Batch(drafts(1), 1_000, {"d": b"x"}, (Answer("key", b"f", 201, b"{}"),)))
+    await store.add_checkpoint(Signed(1, bytes(32), "note"))
     if replica:  # switches ordinary triggers off
         await admin.execute("SET session_replication_role = replica")
     with pytest.raises(asyncpg.InsufficientPrivilegeError, match="append-only"):
@@ -91,7 +103,8 @@ async def test_the_owner_cannot_change_what_is_recorded(
 @pytest.mark.parametrize(
     "statement",
     ["UPDATE events SET epoch = 9", "DELETE FROM blobs", "CREATE TABLE x ()", "DROP TABLE events",
-     "ALTER TABLE events DISABLE TRIGGER ALL", "UPDATE answers SET status = 1", "DELETE FROM log_head"],
+     "ALTER TABLE events DISABLE TRIGGER ALL", "UPDATE checkpoints SET size = 9",
+     "DELETE FROM checkpoints", "UPDATE answers SET status = 1", "DELETE FROM log_head"],
 )  # fmt: skip
 async def test_the_writer_may_insert_and_nothing_else(admin: asyncpg.Connection[Any], statement: str) -> None:
     await admin.execute("SET ROLE horizon_writer")
@@ -108,7 +121,9 @@ async def test_the_auditor_may_read_the_log_and_no_secret(
     row = await admin.fetchrow("SELECT position, event->>'job_id' AS id, recorded_at FROM log")
     assert row is not None
     assert (row["position"], row["id"], row["recorded_at"].timestamp()) == (1, "id-1", 1.0)
+    assert await admin.fetch("SELECT note FROM checkpoints") == []
     for statement in (
+        "INSERT INTO checkpoints VALUES (1, '', '')",
         "SELECT * FROM blobs",
         "SELECT body FROM answers",
         "INSERT INTO answers VALUES ('k', '', 1, '', 1)",
@@ -146,6 +161,8 @@ async def tampered(connect: Connect, admin: asyncpg.Connection[Any], statement: 
         await admin.execute(f"ALTER TABLE events_000000 ENABLE ALWAYS TRIGGER {trigger}")
     with pytest.raises(Corrupt) as found:
         [one async for one in store.read(0)]
+    with pytest.raises(Corrupt):
+        await store.hashes(0, GENESIS_HASH, 100)
     return str(found.value)
 
 
