@@ -1,4 +1,4 @@
-"""The log, from any position."""
+"""The log, from any position, and what was signed of it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from msgspec import Meta, Struct
 from horizon.api import wire
 from horizon.api.answers import SLICE, event_answer, page
 from horizon.api.context import Context
+from horizon.api.problems import not_found
 from horizon.core import limits
 
 EVENTS_DEFAULT: Final = 1_000
@@ -37,3 +38,10 @@ async def get_events(context: Context, request: web.Request, query: EventsQuery)
             if len(rows) % SLICE == 0:
                 await asyncio.sleep(0)
     return page("events", rows, next_after=next_after, head=head)
+
+
+async def get_checkpoint(context: Context, request: web.Request) -> web.Response:
+    newest = await context.engine.store.newest_checkpoint()
+    if newest is None:
+        raise not_found("nothing of the log has been signed yet")
+    return web.Response(text=newest.note)

@@ -39,6 +39,7 @@ async def get_health(context: Context, request: web.Request) -> web.Response:
         store or "ok",
         state.epoch,
         state.position,
+        None if engine.notary is None else engine.notary.size,
         len(state.numbered),
         sum(not node.lost for node in state.nodes.values()),
         horizon.__version__,
@@ -130,6 +131,10 @@ def _readings(context: Context) -> Iterator[Metric]:
         "horizon_inbox_depth", "Requests waiting for a decision", context.engine.inbox_jobs
     )
     yield GaugeMetricFamily("horizon_log_position", "Position of the last event", state.position)
+    if context.engine.notary is not None:
+        yield GaugeMetricFamily(
+            "horizon_log_signed", "Position up to which the log is signed", context.engine.notary.size
+        )
     yield GaugeMetricFamily("horizon_epoch", "Term of the leader", state.epoch)
     yield GaugeMetricFamily("horizon_leading", "Whether this scheduler leads", context.engine.ready)
 

@@ -619,6 +619,7 @@ class HealthAnswer(Struct):
     store: str
     epoch: int
     position: int
+    checkpoint: Annotated[int | None, Meta(description="Up to where the log is signed; null: not at all.")]
     jobs: int
     nodes: int
     version: str

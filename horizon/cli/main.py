@@ -56,6 +56,9 @@ SECTIONS: Final[dict[str, dict[str, Place]]] = {
         "events": Place("cluster", "Print the log of events."),
         "simulate": Place("simulate", "Run a trace of a real cluster through the scheduler."),
     },
+    "The proof": {
+        "keys": Place("proof", "Show the key that the log is signed with; `keys rotate` makes a new one."),
+    },
 }
 COMMANDS: Final = {name: place for section in SECTIONS.values() for name, place in section.items()}
 

@@ -1,7 +1,8 @@
 """Where things are: the data directory, and in it how a client of this machine finds the server.
 
-``horizon up`` writes ``token`` (readable by its owner only) at its first start and ``endpoint.json`` at every
-start. Nothing heavy is imported here: every command passes through.
+``horizon up`` writes ``token`` and ``keys/signing.key`` (readable by their owner only) at its first start,
+``endpoint.json`` at every start, and adds to ``checkpoints`` as it signs the log. Nothing heavy is imported
+here: every command passes through.
 """
 
 from __future__ import annotations
@@ -76,6 +77,17 @@ def write_token(directory: Path) -> str:
         file.write(token + "\n")
     partial.replace(directory / "token")
     return token
+
+
+def signing_key(directory: Path) -> Path:
+    """The file of the key that signs the log: what ``HORIZON_SIGNING_KEY`` names, or the directory's own."""
+    chosen = os.environ.get("HORIZON_SIGNING_KEY")
+    return Path(chosen).expanduser().absolute() if chosen else directory / "keys" / "signing.key"
+
+
+def checkpoints(directory: Path) -> Path:
+    """The file of signed checkpoints."""
+    return directory / "checkpoints"
 
 
 class Server(NamedTuple):

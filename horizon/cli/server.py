@@ -17,6 +17,7 @@ import structlog
 from aiohttp import web
 
 from horizon.api.app import create_app
+from horizon.cli import places
 from horizon.cli.exits import USAGE, CliError
 from horizon.core.model import Inventory, JobState
 from horizon.executors.inventory import BadSimulationSpec, InventoryError, discover, simulated, without_gpus
@@ -24,6 +25,9 @@ from horizon.executors.local import LocalExecutor
 from horizon.executors.port import ExecutorError
 from horizon.service.clock import Ids, SystemClock
 from horizon.service.engine import Engine
+from horizon.service.keys import KeyFile
+from horizon.service.notary import Distrust, Notary
+from horizon.service.notefile import NoteFile
 from horizon.store.embedded import EmbeddedPostgres
 from horizon.store.port import StoreError
 from horizon.store.postgres import PostgresStore
@@ -76,7 +80,7 @@ class Scheduler:
         try:
             self.dsn = settings.database_url or await self._start_postgres()
             await self._start_engine(listener, progress)
-        except (StoreError, ExecutorError) as error:
+        except (StoreError, ExecutorError, Distrust) as error:
             raise CliError(str(error)) from error
 
     async def _start_postgres(self) -> str:
@@ -101,7 +105,9 @@ class Scheduler:
     async def _start_engine(self, listener: socket.socket, progress: Progress) -> None:
         settings, clock = self._settings, SystemClock()
         executor = LocalExecutor(settings.data_dir, self.inventories)
-        self.engine = Engine(PostgresStore(self.dsn), executor, clock, Ids(clock))
+        keys = KeyFile(places.signing_key(settings.data_dir))
+        notary = Notary(keys, NoteFile(places.checkpoints(settings.data_dir)))
+        self.engine = Engine(PostgresStore(self.dsn), executor, clock, Ids(clock), notary=notary)
         self._parts.push_async_callback(self.engine.stop)
         app = create_app(self.engine, token=settings.token)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=DRAIN_S_MAX)

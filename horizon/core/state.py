@@ -424,7 +424,7 @@ def digest(state: State) -> str:
     queue = state.queue
     everything: tuple[Any, ...] = (
         (state.position, state.recorded_at_us, state.epoch, state.cycle, state.policy_version),
-        state.signing_keys,
+        list(state.signing_keys.items()),
         state.policy,
         state.numbered,
         [job.id for job in state.holding.values()],

@@ -34,6 +34,7 @@ from horizon.service.batch import BatchBuilder
 from horizon.service.clock import Clock, Ids
 from horizon.service.config import EngineConfig
 from horizon.service.metrics import EngineMetrics
+from horizon.service.notary import Distrust, Notary
 from horizon.service.recovery import fold_log
 from horizon.store.port import (
     Answer,
@@ -142,11 +143,14 @@ class Engine:
         ids: Ids,
         config: EngineConfig | None = None,
         metrics: EngineMetrics | None = None,
+        notary: Notary | None = None,
     ) -> None:
         self.store = store
         self.executor = executor
         self.ids = ids
         self.metrics = metrics or EngineMetrics()
+        self.notary = notary
+        """Signs the log; without one it is chained and not signed."""
         self.state = State()
         self._clock = clock
         self._config = config or EngineConfig()
@@ -178,7 +182,10 @@ class Engine:
     # --- starting and stopping ------------------------------------------------------------------------
 
     async def start(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
-        """Take the lead, rebuild the state, adopt what runs; then serve. Raises ``StoreError``."""
+        """Take the lead, rebuild the state, adopt what runs; then serve.
+
+        Raises ``StoreError``, ``ExecutorError``, and ``Distrust`` when this is not the log that was signed.
+        """
         await self.store.open()
         await self._lead(progress)
         self._loop_task = asyncio.create_task(self._run(), name="engine")
@@ -195,6 +202,8 @@ class Engine:
         await self._cancel_launches()
         await self.executor.close()
         self._refuse_all(Stopped("Horizon is shutting down"))
+        if self.notary is not None:
+            await self.notary.stop()
         await self.store.close()
 
     async def _lead(
@@ -208,6 +217,9 @@ class Engine:
         await self.executor.close()
         head = await self.store.elect(again)
         self.state = await fold_log(self.store, head, progress)
+        announced: Events = ()
+        if self.notary is not None:
+            announced = await self.notary.begin(self.store, head, self.state, self._wake.set)
         inventories = await self.executor.open(head.log_id.hex(), head.epoch, self._report)
         batch = BatchBuilder(self.state)
         now_us = self._now_us()
@@ -218,7 +230,7 @@ class Engine:
             version=horizon.__version__,
             config_digest=self._config.digest(),
         )
-        batch.add((elected,), SCHEDULER, self.ids.new(), 0)
+        batch.add((elected, *announced), SCHEDULER, self.ids.new(), 0)
         if not self.state.policy_version:
             # From the first on the log says itself what was decided by, whatever a later program's defaults.
             first = ev.PolicySet(version=1, policy=self.state.policy, by=SCHEDULER)
@@ -342,11 +354,13 @@ class Engine:
             while not self._stopping:
                 await self._wake.wait()
                 self._wake.clear()
+                if self.notary is not None and self.notary.failure:
+                    raise Distrust(self.notary.failure)
                 await self._round()
                 await asyncio.sleep(0)  # the answers go out before the next cycle is thought about
         except Fenced as error:
             await self._step_down(f"another scheduler leads this log now: {error}")
-        except (Corrupt, ExecutorError) as error:
+        except (Corrupt, Distrust, ExecutorError) as error:
             await self._step_down(str(error))
         except Exception as error:
             log.exception("the engine failed")
@@ -516,6 +530,8 @@ class Engine:
         if len(state.queue) > waiting or state.doomed:  # what jobs depended on has been decided
             self._cycle_due = True
         self.metrics.appended(recorded)
+        if self.notary is not None and recorded:
+            self.notary.follow(recorded[-1])
 
     def _act(self, recorded: tuple[ev.Recorded, ...]) -> None:
         """Start and stop processes as the log now says."""
@@ -638,6 +654,8 @@ class Engine:
         self.ready = False
         log.error("stepping down", reason=reason)
         self._refuse_all(Stopped(reason))
+        if self.notary is not None:
+            await self.notary.halt()
         await self._cancel_launches()
         await self.executor.close()
         if not self.stopped.done():

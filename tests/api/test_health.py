@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,10 @@ from prometheus_client.parser import text_string_to_metric_families
 import horizon
 from horizon.api.routes import OPEN_PATHS, OPENAPI_PATH, ROUTES
 from horizon.service.engine import Busy, Stopped
+from horizon.service.keys import KeyFile
+from horizon.service.notary import Notary
+from horizon.service.notefile import NoteFile
+from horizon.store.note import verified
 from horizon.store.port import Unavailable
 from tests.api.client import Client
 from tests.api.conftest import Bare
@@ -28,6 +33,27 @@ async def test_health_tells_how_horizon_is(client: Client) -> None:
     assert await client.get("//livez") == {"status": "ok"}
     assert await client.get("//readyz") == {"status": "ok"}
     assert (await client.get("//"))["description"] == "/openapi.json"
+
+
+async def test_the_newest_checkpoint_is_given_as_it_was_signed(bare: Bare, tmp_path: Path) -> None:
+    engine, http = bare
+    await engine.start()
+    assert (await http.get("/api/v1/checkpoint")).status == 404
+    assert (await (await http.get("/health")).json())["checkpoint"] is None
+    await engine.stop()
+    keys = KeyFile(tmp_path / "signing.key")
+    engine.notary = Notary(keys, NoteFile(tmp_path / "checkpoints"))
+    await engine.store.open()
+    await engine._lead()
+    await engine.notary.stop()
+    response = await http.get("/api/v1/checkpoint")
+    assert response.content_type == "text/plain"
+    public = keys.public()
+    assert public is not None
+    assert verified(await response.text(), public).size == engine.state.position
+    assert (await (await http.get("/health")).json())["checkpoint"] == engine.state.position
+    samples = (await (await http.get("/metrics")).text()).splitlines()
+    assert f"horizon_log_signed {engine.state.position}.0" in samples
 
 
 # --- bad days -----------------------------------------------------------------------------------------
