@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,9 +16,6 @@ from horizon.cli.values import PAIR
 
 if TYPE_CHECKING:
     from horizon.cli.server import Scheduler, Settings
-
-PROGRESS_AFTER_S: Final = 1.0
-PROGRESS_EVERY_S: Final = 2.0
 
 
 def _server_options(default_host: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -148,12 +144,13 @@ async def _serve_until_stopped(settings: Settings) -> int:
     """Start, say so, wait for a signal or for the engine to give up, stop."""
     import asyncio
 
+    from horizon.cli.database import progress_printer
     from horizon.cli.server import Scheduler
 
     scheduler = Scheduler(settings)
     signalled = _on_signals()
     try:
-        starting = asyncio.ensure_future(scheduler.start(_progress_printer()))
+        starting = asyncio.ensure_future(scheduler.start(progress_printer("reading the log")))
         await asyncio.wait({starting, signalled}, return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():
             starting.cancel()
@@ -224,19 +221,6 @@ def _describe_nodes(scheduler: Scheduler) -> str:
     kinds = ", ".join(f"{number} {kind}" for kind, number in gpus.items()) or "no GPUs"
     pretended = " (simulated)" if any(inventory.simulated for inventory in scheduler.inventories) else ""
     return f"{count} with {kinds}{pretended}"
-
-
-def _progress_printer() -> Callable[[int, int], None]:
-    """Says how far the fold of the log is, once it takes long enough to wonder."""
-    said_at = time.monotonic() - PROGRESS_EVERY_S + PROGRESS_AFTER_S
-
-    def progress(done: int, total: int) -> None:
-        nonlocal said_at
-        if time.monotonic() - said_at >= PROGRESS_EVERY_S:
-            said_at = time.monotonic()
-            click.echo(f"reading the log: {done:,} of {total:,} events ({done * 100 // total} %)", err=True)
-
-    return progress
 
 
 # --- small parts --------------------------------------------------------------------------------------

@@ -65,17 +65,17 @@ b AS (INSERT INTO blobs (digest, data)
 a AS (INSERT INTO answers (key, fingerprint, status, body, position)
       SELECT a.*, $4 FROM head, unnest($19::text[], $20::bytea[], $21::smallint[], $22::bytea[]) AS a)
 SELECT count(*) FROM head"""
-_COLUMNS: Final = """position, recorded_at_us, epoch, type, schema_version, stream, stream_version, actor,
+COLUMNS: Final = """position, recorded_at_us, epoch, type, schema_version, stream, stream_version, actor,
                      command_id, correlation_id, causation, payload, hash"""
-_SELECT: Final = f"SELECT {_COLUMNS} FROM events WHERE position > $1 ORDER BY position LIMIT $2"
-_SELECT_AT: Final = f"SELECT {_COLUMNS} FROM events WHERE position = ANY($1::bigint[]) ORDER BY position"
-_SELECT_CHECKPOINTS: Final = """SELECT size, frontier, note FROM checkpoints WHERE size > $1
+SELECT_EVENTS: Final = f"SELECT {COLUMNS} FROM events WHERE position > $1 ORDER BY position LIMIT $2"
+_SELECT_AT: Final = f"SELECT {COLUMNS} FROM events WHERE position = ANY($1::bigint[]) ORDER BY position"
+SELECT_CHECKPOINTS: Final = """SELECT size, frontier, note FROM checkpoints WHERE size > $1
                                 ORDER BY size LIMIT $2"""
-_SELECT_HEAD: Final = "SELECT log_id, epoch, position, tip, recorded_at_us FROM log_head WHERE id = 1"
+SELECT_HEAD: Final = "SELECT log_id, epoch, position, tip, recorded_at_us FROM log_head WHERE id = 1"
 _ELECT: Final = """UPDATE log_head SET epoch = epoch + 1, leader = $1 WHERE id = 1 AND (leader = $1 OR NOT $2)
                    RETURNING log_id, epoch, position, tip, recorded_at_us"""
 
-_TROUBLE: Final = (
+TROUBLE: Final = (
     OSError,
     TimeoutError,
     asyncpg.PostgresError,
@@ -106,7 +106,7 @@ class PostgresStore:
     # --- opening --------------------------------------------------------------------------------------
 
     async def open(self) -> Head:
-        owner = await _connect(self._dsn)
+        owner = await connect(self._dsn)
         try:
             await _check_server(owner)
             if await current_revision(owner) != SCHEMA_REVISION:
@@ -120,7 +120,7 @@ class PostgresStore:
                 log.warning(
                     "the scheduler writes as the owner of the log: the role horizon_writer is not there"
                 )
-            head = _head(await owner.fetchrow(_SELECT_HEAD))
+            head = head_of(await owner.fetchrow(SELECT_HEAD))
         finally:
             await owner.close()
         await self._open_readers()
@@ -136,7 +136,7 @@ class PostgresStore:
                     timeout=CONNECT_S_MAX,
                     server_settings=self._settings(),
                 )
-            except _TROUBLE as error:
+            except TROUBLE as error:
                 raise Unavailable(f"Postgres cannot be reached: {error}") from error
 
     def _settings(self) -> dict[str, str]:
@@ -152,16 +152,16 @@ class PostgresStore:
         await self._drop_writer()
         try:
             await self._ensure_partitions()
-            writer = await _connect(self._dsn, self._settings())
+            writer = await connect(self._dsn, self._settings())
             self._writer = writer
             self._append = await writer.prepare(_APPEND)
             self._append_with = await writer.prepare(_APPEND_WITH)
             row = await writer.fetchrow(_ELECT, self._name, again)
-        except _TROUBLE as error:
+        except TROUBLE as error:
             raise Unavailable(f"cannot take the lead: {error}") from error
         if row is None:
             raise Fenced("another scheduler has been elected")
-        self._head = _head(row)
+        self._head = head_of(row)
         return self._head
 
     async def _drop_writer(self) -> None:
@@ -171,7 +171,7 @@ class PostgresStore:
 
     async def _ensure_partitions(self) -> None:
         """Have room ahead: made as the owner, on a connection of its own."""
-        owner = await _connect(self._dsn)
+        owner = await connect(self._dsn)
         try:
             position = await owner.fetchval("SELECT position FROM log_head")
             partitions = await owner.fetchval(
@@ -187,7 +187,7 @@ class PostgresStore:
         """There is room for a long while yet: that no more can be made is a warning until there is none."""
         try:
             await self._ensure_partitions()
-        except (StoreError, *_TROUBLE) as error:
+        except (StoreError, *TROUBLE) as error:
             log.warning("no partition can be added to the log", error=str(error), end=self._partitions_end)
             if tail.position >= self._partitions_end:
                 raise Unavailable(f"the log has no room: {error}") from error
@@ -243,7 +243,7 @@ class PostgresStore:
         left = limit
         while left is None or left > 0:
             rows = await self._fetch(
-                _SELECT, position, READ_EVENTS if left is None else min(READ_EVENTS, left)
+                SELECT_EVENTS, position, READ_EVENTS if left is None else min(READ_EVENTS, left)
             )
             for row in rows:
                 recorded = _recorded(row)
@@ -269,7 +269,7 @@ class PostgresStore:
 
     async def hashes(self, after: int, previous: bytes, limit: int) -> list[bytes]:
         found = []
-        for position, row in enumerate(await self._fetch(_SELECT, after, limit), after + 1):
+        for position, row in enumerate(await self._fetch(SELECT_EVENTS, after, limit), after + 1):
             stored = Stored(*row)
             codec.check_link(stored, position, previous)
             previous = stored.hash
@@ -289,7 +289,7 @@ class PostgresStore:
         return Signed(*rows[0]) if rows else None
 
     async def checkpoints(self, after: int = 0) -> AsyncIterator[Signed]:
-        while rows := await self._fetch(_SELECT_CHECKPOINTS, after, READ_CHECKPOINTS):
+        while rows := await self._fetch(SELECT_CHECKPOINTS, after, READ_CHECKPOINTS):
             for row in rows:
                 yield Signed(*row)
             after = rows[-1]["size"]
@@ -302,7 +302,7 @@ class PostgresStore:
             raise Unavailable("the store is not open")
         try:
             return list(await self._readers.fetch(query, *arguments))
-        except _TROUBLE as error:
+        except TROUBLE as error:
             raise Unavailable(f"Postgres does not answer: {error}") from error
 
     async def close(self) -> None:
@@ -317,7 +317,7 @@ class PostgresStore:
 # --- helpers ------------------------------------------------------------------------------------------
 
 
-async def _connect(dsn: str, settings: dict[str, str] | None = None) -> asyncpg.Connection[Any]:
+async def connect(dsn: str, settings: dict[str, str] | None = None) -> asyncpg.Connection[Any]:
     """A connection, or a sentence on why there is none."""
     where = "check DATABASE_URL, and that the server runs"
     try:
@@ -399,7 +399,7 @@ async def _check_schema(connection: asyncpg.Connection[Any]) -> None:
         )
 
 
-def _head(row: Any) -> Head:
+def head_of(row: Any) -> Head:
     if row is None:
         raise Corrupt("the log has no head: log_head is empty")
     return Head(*row)

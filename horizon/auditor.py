@@ -1,0 +1,420 @@
+#!/usr/bin/env python3
+"""Checks an export of a Horizon log, or the proof of a job's events, without trusting Horizon or its keepers.
+
+    python auditor.py EXPORT --key PUB [--key PUB]... [--checkpoint OLD]...
+    python auditor.py --proof FILE --key PUB
+
+PUB is a public key as `horizon keys` prints it, or a file with one; OLD a file of checkpoints that were kept
+elsewhere, such as a copy of the file `checkpoints` of a data directory. Ends with 0 only if all of it holds;
+with 1 and the first bad position if not; with 2 when it is asked wrongly. This file is all there is: it needs
+Python 3.11 and the package cryptography. What is hashed and signed, Horizon's README says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import gzip
+import json
+import os
+import re
+import struct
+import sys
+import zlib
+from hashlib import sha256
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+HEADER = struct.Struct(">BBQqQHQQ16s16s32s32sHHH")
+NOTE = re.compile("(?:[^\n]+\n)+\n(?:\u2014 [^\n]+\n)+")
+UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, EOFError, OSError, struct.error, zlib.error)
+"""Whatever reading raises that was not written by Horizon."""
+ENDED = ("Completed", "Failed", "Cancelled")
+ALIVE = ("Queued", "Scheduled", "Running", "Preempted")
+MOVES: dict[str, tuple[tuple[str, ...], str]] = {
+    "JobHeld": (("Queued",), ""),
+    "JobReleased": (("Queued",), ""),
+    "JobUpdated": (ALIVE, ""),
+    "JobReserved": (("Queued",), ""),
+    "JobScheduled": (("Queued",), "Scheduled"),
+    "JobStarted": (("Scheduled",), "Running"),
+    "CheckpointRecorded": (("Running",), ""),
+    "TimeLimitReached": (("Running",), ""),
+    "PreemptionRequested": (("Running",), ""),
+    "RequeueRequested": (("Scheduled", "Running"), ""),
+    "JobPreempted": (("Running",), "Preempted"),
+    "JobRequeued": (("Scheduled", "Running", "Preempted"), "Queued"),
+    "JobCompleted": (("Running",), "Completed"),
+    "JobFailed": (("Queued", "Scheduled", "Running"), "Failed"),
+    "JobCancelled": (ALIVE, "Cancelled"),
+    "AllocationReleased": (("Queued", "Preempted", *ENDED), ""),
+}
+"""What may happen to a job in which states, and its state after that, where it is another."""
+OF_ARRAYS = ("JobHeld", "JobReleased", "JobUpdated", "JobFailed", "JobCancelled")
+
+
+class Wrong(Exception):
+    """What does not hold, and at which position."""
+
+    def __init__(self, position: int, what: str) -> None:
+        super().__init__(f"position {position}: {what}")
+
+
+# --- hashes, keys and notes ---------------------------------------------------------------------------
+
+
+def event_hash(event: dict[str, Any], previous: bytes) -> bytes:
+    """SHA-256(0x00 || header); in the header is every field, the payload's digest, and the hash before."""
+    names = ("position", "recorded_at_us", "epoch", "schema_version", "stream_version", "causation")
+    ids = [bytes.fromhex(event[name]) for name in ("command_id", "correlation_id")]
+    if any(type(event[name]) is not int for name in names) or [len(one) for one in ids] != [16, 16]:
+        raise ValueError("a number or an id is none")
+    texts = [event[name].encode() for name in ("type", "stream", "actor")]
+    digest = sha256(event["payload"].encode("utf-8", "surrogateescape")).digest()
+    numbers = [event[name] for name in names]
+    return sha256(
+        HEADER.pack(0, 1, *numbers, *ids, digest, previous, *map(len, texts)) + b"".join(texts)
+    ).digest()
+
+
+def inner(left: bytes, right: bytes) -> bytes:
+    return sha256(b"\x01" + left + right).digest()
+
+
+class Note:
+    """A C2SP signed note over a checkpoint: origin, size, root, and the hash of the last event."""
+
+    def __init__(self, text: str) -> None:
+        body, _, signatures = text.partition("\n\n")
+        self.body = (body + "\n").encode()
+        self.origin, size, root, tip = body.split("\n")
+        self.size, self.root, self.tip = int(size), base64.b64decode(root), base64.b64decode(tip)
+        lines = [line.split(" ") for line in signatures.splitlines()]
+        self.signatures = [(name, base64.b64decode(data, validate=True)) for _, name, data in lines]
+
+
+class Key:
+    """A public key, written NAME+ID+BASE64."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text.strip()
+        self.name, key_id, encoded = self.text.split("+", 2)
+        public = base64.b64decode(encoded, validate=True)
+        self.id = sha256(self.name.encode() + b"\n" + public).digest()[:4]
+        if self.id.hex() != key_id or public[:1] != b"\x01":
+            raise ValueError("this is no public key")
+        self._key = Ed25519PublicKey.from_public_bytes(public[1:])
+
+    def signed(self, note: Note) -> bool:
+        """Whether it signed the note; a signature that claims to be its own must be."""
+        for name, both in note.signatures:
+            if (name, both[:4]) == (self.name, self.id):
+                try:
+                    self._key.verify(both[4:], note.body)
+                except InvalidSignature:
+                    raise Wrong(note.size, "the signature under its checkpoint is false") from None
+                return True
+        return False
+
+
+# --- an export ----------------------------------------------------------------------------------------
+
+
+class Job:
+    """What the log has said of a job so far; its state is empty while it began before the export."""
+
+    def __init__(self, state: str = "", version: int = 0) -> None:
+        self.begun = not state
+        self.state, self.version = state, version
+        self.tasks: list[Job] = []
+        self.attempt: int | None = 0 if state else None
+        self.holds: bool | None = False if state else None
+
+
+class Audit:
+    """Takes the lines of an export in their order. Raises ``Wrong`` at the first that does not hold."""
+
+    def __init__(self, header: dict[str, Any], keys: list[Key], kept: list[Note]) -> None:
+        self.before = self.position = header["from"] - 1
+        self.last, self.origin = header["to"], "horizon/" + header["log_id"]
+        self.tip = bytes.fromhex(header["tip"])
+        self.frontier = [bytes.fromhex(one) for one in header["frontier"]]
+        if len(self.frontier) != self.before.bit_count() or (not self.before and any(self.tip)):
+            raise Wrong(self.before, "the header does not say what stands before the first event")
+        self.recorded_at_us, self.epoch, self.numbers = -1, -1, 0
+        self.versions: dict[str, int] = {}
+        self.jobs: dict[str, Job] = {}
+        self.named: list[Key] = []
+        """The keys that the log named, the one in force last."""
+        self.trusted = {key.text: key for key in keys}
+        self.kept = sorted(kept, key=lambda note: note.size)
+        self.checkpoints = self.signed = self.doubtful = 0
+        """How many held; the size of the newest that is vouched for, and of the first since that is not."""
+        self.handed_over = True
+
+    def line(self, line: dict[str, Any]) -> bool:
+        """Check the next line; whether it was the last."""
+        if "position" not in line:
+            if "checkpoint" in line:
+                self.checkpoint(Note(line["checkpoint"]))
+                return False
+            self.end(line)
+            return True
+        self.check_kept()
+        at = self.position + 1
+        if line["position"] != at:
+            raise Wrong(at, f"it is missing: after {self.position} comes {line['position']}")
+        hash = event_hash(line, self.tip)
+        if hash.hex() != line["hash"]:
+            raise Wrong(at, "it was changed, or the one before it: its hash does not match")
+        self.event(at, line, json.loads(line["payload"]))
+        self.position, self.tip = at, hash
+        full = at - 1
+        while full & 1:
+            hash, full = inner(self.frontier.pop(), hash), full >> 1
+        self.frontier.append(hash)
+        return False
+
+    def event(self, at: int, line: dict[str, Any], payload: dict[str, Any]) -> None:
+        if payload["type"] != line["type"]:
+            raise Wrong(at, f"it is filed as a {line['type']} and holds a {payload['type']}")
+        if line["recorded_at_us"] < self.recorded_at_us:
+            raise Wrong(at, "time goes back")
+        if not 0 <= line["causation"] < at:
+            raise Wrong(at, "its cause comes after it")
+        self.recorded_at_us = line["recorded_at_us"]
+        self.check_epoch(at, line["epoch"], payload)
+        stream, version = line["stream"], line["stream_version"]
+        if stream.startswith("job/"):
+            self.job_event(at, stream, version, payload)
+        else:
+            if version != self.versions.get(stream, 0) + 1 and (stream in self.versions or not self.before):
+                raise Wrong(at, f"{stream} goes from version {self.versions.get(stream, 0)} to {version}")
+            self.versions[stream] = version
+        if payload["type"] == "SigningKeySet":
+            self.named.append(Key(payload["key"]))
+            self.handed_over = len(self.named) == 1
+
+    def check_epoch(self, at: int, epoch: int, payload: dict[str, Any]) -> None:
+        elected = payload["type"] == "LeaderElected"
+        if epoch < self.epoch or (elected and (epoch == self.epoch or payload["epoch"] != epoch)):
+            raise Wrong(at, f"epoch {epoch} comes after epoch {self.epoch}")
+        if epoch > self.epoch and not elected and (at > self.before + 1 or not self.before):
+            raise Wrong(at, f"epoch {epoch} begins without the election of its leader")
+        self.epoch = epoch
+
+    def job_event(self, at: int, stream: str, version: int, payload: dict[str, Any]) -> None:
+        kind, job = payload["type"], self.jobs.get(stream)
+        if stream != "job/" + payload["job_id"]:
+            raise Wrong(at, f"it is about job {payload['job_id']} and filed under {stream}")
+        if kind == "JobSubmitted" and job is None:
+            job = self.submit(at, stream, payload)
+        elif kind not in MOVES or (job is None and not self.before):
+            raise Wrong(at, f"no {kind} can happen to {stream}")
+        else:
+            job = self.jobs.setdefault(stream, Job("", version - 1))
+            self.move(at, job, payload)
+        if version != job.version + 1 and (not job.begun or version <= job.version):
+            raise Wrong(at, f"{stream} goes from version {job.version} to {version}")
+        job.version = version
+
+    def submit(self, at: int, stream: str, payload: dict[str, Any]) -> Job:
+        if payload["number"] != self.numbers + 1 and (self.numbers or not self.before):
+            raise Wrong(at, f"job {payload['number']} comes after job {self.numbers}")
+        job = self.jobs[stream] = Job("Queued")
+        ranges = (payload["spec"].get("array") or {"ranges": []})["ranges"]
+        tasks = sum(len(range(one["first"], one["last"] + 1, one.get("step", 1))) for one in ranges)
+        self.numbers = payload["number"] + tasks
+        for place in range(1, tasks + 1):  # their ids count on from that of the array
+            task = Job("Queued", 1)
+            self.jobs[f"{stream[:-12]}{(int(stream[-12:], 16) + place) % 2**48:012x}"] = task
+            job.tasks.append(task)
+        return job
+
+    def move(self, at: int, job: Job, payload: dict[str, Any]) -> None:
+        kind, attempt = payload["type"], payload.get("attempt")
+        allowed, after = MOVES[kind]
+        if job.tasks and kind in OF_ARRAYS:
+            # It is said of all tasks: a hold of those that wait, anything else of those alive.
+            states = ("Queued",) if kind in ("JobHeld", "JobReleased") else ALIVE
+            for task in job.tasks:
+                if task.state in states:
+                    task.version, task.state = task.version + 1, after or task.state
+            return
+        if job.tasks or (job.state and job.state not in allowed):
+            raise Wrong(
+                at, f"{kind} cannot happen to {'an array' if job.tasks else f'a job that is {job.state}'}"
+            )
+        if job.attempt is not None and attempt is not None:
+            expected = job.attempt + (kind == "JobScheduled")
+            if attempt != expected:
+                raise Wrong(at, f"{kind} is about attempt {attempt}, and not {expected}")
+        if kind in ("JobScheduled", "AllocationReleased"):
+            if job.holds is (kind == "JobScheduled"):
+                raise Wrong(at, f"{kind} of a job that holds {'something' if job.holds else 'nothing'}")
+            job.holds = kind == "JobScheduled"
+        job.attempt = job.attempt if attempt is None else attempt
+        job.state = after or job.state
+
+    def root(self) -> bytes:
+        root = self.frontier[-1]
+        for left in self.frontier[-2::-1]:
+            root = inner(left, root)
+        return root
+
+    def check_kept(self) -> None:
+        """The checkpoints that were kept elsewhere, as their places come by."""
+        while self.kept and self.kept[0].size <= self.position:
+            self.checkpoint(self.kept.pop(0))
+
+    def checkpoint(self, note: Note) -> None:
+        size, position = note.size, self.position
+        if note.origin != self.origin:
+            raise Wrong(size, f"its checkpoint is of the log {note.origin}, and this is {self.origin}")
+        if size > position:
+            raise Wrong(position + 1, f"events up to {size} were signed, and {position} is the last one here")
+        if size < position:
+            raise Wrong(size, f"its checkpoint comes too late to be checked, behind event {position}")
+        self.check_signatures(note)
+        if note.tip != self.tip or note.root != self.root():
+            raise Wrong(size, "the events up to it are not those that were signed")
+        self.checkpoints += 1
+
+    def check_signatures(self, note: Note) -> None:
+        """By the key in force, and by the one before when that hands over; a key given here is trusted, and
+        so is one that a trusted key signs beside."""
+        signers = [key for key in self.named[-1:] or self.trusted.values() if key.signed(note)]
+        if not signers and self.named:
+            raise Wrong(note.size, "its checkpoint is not signed by the key in force")
+        if not signers:  # by a key that was named before the export begins
+            self.doubtful = self.doubtful or note.size
+            return
+        key = signers[0]
+        if not (self.handed_over or key.text in self.trusted or self.named[-2].signed(note)):
+            raise Wrong(note.size, f"the key becomes {key.text} without a signature of the one before")
+        self.handed_over = True
+        if any(one.signed(note) for one in list(self.trusted.values())):
+            self.trusted[key.text] = key
+            self.signed, self.doubtful = note.size, 0
+        elif not self.doubtful:
+            self.doubtful = note.size
+
+    def end(self, line: dict[str, Any]) -> None:
+        self.check_kept()
+        if (line["events"], self.last) != (self.position - self.before, self.position):
+            raise Wrong(
+                self.position + 1, f"it is missing: {line['events']} events up to {self.last} were exported"
+            )
+        if self.kept:
+            raise Wrong(self.position + 1, f"events up to {self.kept[0].size} were signed, and they end here")
+        if self.doubtful:
+            raise Wrong(self.doubtful, "no key given here vouches for the key of its checkpoint")
+        if not self.signed:
+            raise Wrong(self.position, "nothing up to it is signed: all of this may have been made up")
+
+
+def audit_export(path: str, keys: list[Key], kept: list[Note]) -> None:
+    audit: Audit | None = None
+    ended = False
+    number = 0
+    try:
+        with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
+            for number, text in enumerate(file, 1):  # noqa: B007 - said below
+                line = json.loads(text)
+                if ended or (audit is None and line["horizon_export"] != 1):
+                    raise ValueError("it is not of version 1 of exports, or comes after the last line")
+                if audit is None:
+                    audit = Audit(line, keys, kept)
+                else:
+                    ended = audit.line(line)
+    except UNREADABLE as error:
+        at = audit.position + 1 if audit else 0
+        raise Wrong(at, f"line {number} cannot be read: {type(error).__name__}: {error}") from error
+    if audit is None or not ended:
+        raise Wrong(audit.position + 1 if audit else 0, "the export is cut off: its last line is missing")
+    print(
+        f"{audit.origin}: events {audit.before + 1} to {audit.position} hold: "
+        "hashes, order, streams, moves of jobs"
+    )
+    print(f"{audit.checkpoints} checkpoints hold; what is signed ends at {audit.signed}")
+    print(f"{audit.position - audit.signed} events behind it are linked and not signed")
+
+
+# --- the proof of a job -------------------------------------------------------------------------------
+
+
+def audit_proof(path: str, keys: list[Key]) -> None:
+    before = version = 0
+    try:
+        with open(path, "rb") as file:
+            proof = json.load(file)
+        note, streams = Note(proof["checkpoint"]), proof["streams"]
+        if note.origin != "horizon/" + proof["log_id"] or not any(key.signed(note) for key in keys):
+            raise Wrong(note.size, "the checkpoint is not signed by a key given here")
+        for event in proof["events"]:
+            at = event["position"]
+            leaf, path_up = event_hash(event, bytes.fromhex(event["previous"])), event["path"]
+            if root_by(leaf, at - 1, note.size, [bytes.fromhex(one) for one in path_up]) != note.root:
+                raise Wrong(at, "it is not in the log that was signed")
+            if not before < at or event["stream"] not in streams:
+                raise Wrong(at, "it does not belong here")
+            if len(streams) == 1 and event["stream_version"] != version + 1:
+                raise Wrong(at, f"the job goes from version {version} to {event['stream_version']}")
+            before, version = at, event["stream_version"]
+            print(f"{at} {event['type']} by {event['actor']}: {event['payload']}")
+    except UNREADABLE as error:
+        raise Wrong(before + 1, f"the proof cannot be read: {type(error).__name__}: {error}") from error
+    print(f"these {len(proof['events'])} events are in {note.origin}, under the checkpoint at {note.size}")
+
+
+def root_by(root: bytes, place: int, size: int, path: list[bytes]) -> bytes:
+    """Where an inclusion path leads; RFC 9162, 2.1.3.2."""
+    last = size - 1
+    for sibling in path:
+        if place & 1 or place == last:
+            root = inner(sibling, root)
+            while place and not place & 1:
+                place, last = place >> 1, last >> 1
+        else:
+            root = inner(root, sibling)
+        place, last = place >> 1, last >> 1
+    return b"" if last else root
+
+
+# --- asking -------------------------------------------------------------------------------------------
+
+
+def text_of(path: str) -> str:
+    with open(path, encoding="utf-8") as file:
+        return file.read()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="auditor.py", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("export", nargs="?", help="an export, gzipped if its name ends in .gz")
+    parser.add_argument("--proof", metavar="FILE", help="the proof of a job instead")
+    parser.add_argument("--key", action="append", required=True, help="a public key, or a file with one")
+    parser.add_argument(
+        "--checkpoint", action="append", default=[], help="a file of checkpoints kept elsewhere"
+    )
+    asked = parser.parse_args(arguments)
+    if bool(asked.export) is bool(asked.proof):
+        parser.error("name an export, or a proof with --proof")
+    try:
+        keys = [Key(text_of(text) if os.path.exists(text) else text) for text in asked.key]
+        kept = [Note(text) for path in asked.checkpoint for text in NOTE.findall(text_of(path))]
+        open(asked.export or asked.proof, "rb").close()
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    try:
+        audit_proof(asked.proof, keys) if asked.proof else audit_export(asked.export, keys, kept)
+    except Wrong as wrong:
+        print(f"NOT PROVEN: {wrong}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

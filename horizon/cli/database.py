@@ -1,0 +1,64 @@
+"""The database of a log, for commands that read it themselves: whoever audits asks no server."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import click
+
+from horizon.cli import exits, lock
+from horizon.cli.exits import CliError
+from horizon.store.embedded import EmbeddedPostgres
+from horizon.store.port import StoreError
+from horizon.store.reader import LogReader
+
+PROGRESS_AFTER_S: Final = 1.0
+PROGRESS_EVERY_S: Final = 2.0
+
+
+@asynccontextmanager
+async def log_reader(directory: Path) -> AsyncIterator[LogReader]:
+    """The log that DATABASE_URL names, or the one in the data directory, whether Horizon runs there or not.
+
+    Whatever goes wrong with it becomes a ``CliError``.
+    """
+    try:
+        async with AsyncExitStack() as parts:
+            dsn = os.environ.get("DATABASE_URL") or await _embedded(directory, parts)
+            reader = LogReader(dsn)
+            parts.push_async_callback(reader.close)
+            await reader.open()
+            yield reader
+    except StoreError as error:
+        raise CliError(str(error)) from error
+
+
+async def _embedded(directory: Path, parts: AsyncExitStack) -> str:
+    postgres = EmbeddedPostgres(directory / "postgres")
+    if not (postgres.directory / "PG_VERSION").exists():
+        message = f"there is no database in {directory}: name its data directory, or set DATABASE_URL"
+        raise CliError(message, exits.NOT_FOUND)
+    try:
+        parts.enter_context(lock.hold(directory))
+    except CliError:
+        return await postgres.start()  # whoever holds the directory has it running, and goes on using it
+    parts.push_async_callback(postgres.stop)
+    return await postgres.start()
+
+
+def progress_printer(doing: str) -> Callable[[int, int], None]:
+    """Says how far it is, once it takes long enough to wonder."""
+    said_at = time.monotonic() - PROGRESS_EVERY_S + PROGRESS_AFTER_S
+
+    def progress(done: int, total: int) -> None:
+        nonlocal said_at
+        if time.monotonic() - said_at >= PROGRESS_EVERY_S:
+            said_at = time.monotonic()
+            click.echo(f"{doing}: {done:,} of {total:,} events ({done * 100 // max(total, 1)} %)", err=True)
+
+    return progress

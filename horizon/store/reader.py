@@ -1,0 +1,113 @@
+"""The log for whoever only looks at it: an auditor, an export. Nothing is migrated, nothing can be changed.
+
+It gives the bytes as they are stored, and believes none of them; any role that may SELECT will do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import asyncpg
+
+from horizon.core.events import Stored
+from horizon.store.migrate import SCHEMA_REVISION, current_revision
+from horizon.store.port import Head, Signed, Unavailable
+from horizon.store.postgres import (
+    COLUMNS,
+    READ_CHECKPOINTS,
+    READ_EVENTS,
+    SELECT_CHECKPOINTS,
+    SELECT_EVENTS,
+    SELECT_HEAD,
+    TROUBLE,
+    connect,
+    head_of,
+)
+
+READ_HASHES: Final = 20_000
+_SETTINGS: Final = {"application_name": "horizon audit", "default_transaction_read_only": "on"}
+
+
+class LogReader:
+    """One read-only connection to the database of a log. Every read is short: none holds a snapshot."""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self._connection: asyncpg.Connection[Any] | None = None
+
+    async def open(self) -> None:
+        """Connect, and see that this is a log in a form that is known. Raises ``Unavailable``."""
+        self._connection = await connect(self._dsn, _SETTINGS)
+        try:
+            await self._check_schema(self._connection)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _check_schema(self, connection: asyncpg.Connection[Any]) -> None:
+        try:
+            revision = await current_revision(connection)
+        except TROUBLE as error:
+            raise Unavailable(f"the log cannot be read: {error}") from error
+        if revision is None:
+            raise Unavailable("there is no log of Horizon in this database")
+        if revision != SCHEMA_REVISION:
+            hint = "use a newer Horizon" if revision > SCHEMA_REVISION else "`horizon migrate` updates it"
+            raise Unavailable(
+                f"the database is at schema {revision}, this Horizon reads {SCHEMA_REVISION}: {hint}"
+            )
+
+    async def close(self) -> None:
+        if self._connection is not None:
+            await self._connection.close()
+            self._connection = None
+
+    async def head(self) -> Head:
+        rows = await self.fetch(SELECT_HEAD)
+        return head_of(rows[0] if rows else None)
+
+    async def stored(self, after: int, end: int) -> AsyncIterator[list[Stored]]:
+        """The events behind a position up to another, in their order, some thousands at a time."""
+        while after < end:
+            rows = await self.fetch(SELECT_EVENTS, after, min(READ_EVENTS, end - after))
+            events = [Stored(*row) for row in rows if row["position"] <= end]
+            if not events:
+                return
+            yield events
+            after = events[-1].position
+
+    async def hashes(self, after: int, end: int) -> AsyncIterator[bytes]:
+        """The hashes of these events, as they are written beside them."""
+        query = """SELECT position, hash FROM events WHERE position > $1 AND position <= $2
+                   ORDER BY position LIMIT $3"""
+        while rows := await self.fetch(query, after, end, READ_HASHES):
+            for row in rows:
+                yield row["hash"]
+            after = rows[-1]["position"]
+
+    async def checkpoints(self, after: int = 0) -> AsyncIterator[Signed]:
+        """Those over more than so many events, the smallest first."""
+        while rows := await self.fetch(SELECT_CHECKPOINTS, after, READ_CHECKPOINTS):
+            for row in rows:
+                yield Signed(*row)
+            after = rows[-1]["size"]
+
+    async def newest_checkpoint(self, size_max: int = 2**63 - 1) -> Signed | None:
+        """The largest of those over at most so many events."""
+        query = "SELECT size, frontier, note FROM checkpoints WHERE size <= $1 ORDER BY size DESC LIMIT 1"
+        rows = await self.fetch(query, size_max)
+        return Signed(*rows[0]) if rows else None
+
+    async def where(self, condition: str, *arguments: object) -> list[Stored]:
+        """The events for which this holds. Without an index that takes a read of the whole log."""
+        rows = await self.fetch(f"SELECT {COLUMNS} FROM events WHERE {condition}", *arguments)
+        return [Stored(*row) for row in rows]
+
+    async def fetch(self, query: str, *arguments: object) -> list[Any]:
+        if self._connection is None:
+            raise Unavailable("the log is not open")
+        try:
+            return list(await self._connection.fetch(query, *arguments))
+        except TROUBLE as error:
+            raise Unavailable(f"the log cannot be read: {error}") from error

@@ -1,0 +1,124 @@
+"""The verifier that does not trust Horizon: on the published vectors, on changed exports, on random lives."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from horizon import auditor
+from horizon.store.export import event_line
+from tests.core.worlds import live
+from tests.vectors import make
+
+VECTORS = json.loads((make.HERE / "vectors.json").read_bytes())
+GOOD = make.HERE / "good.jsonl"
+KEY = str(make.FIRST.public)
+
+
+def arguments(vector: dict[str, Any]) -> list[str]:
+    keys = [f"--key={key}" for key in vector["keys"]]
+    kept = [f"--checkpoint={make.HERE / kept}" for kept in vector["kept"]]
+    return [str(make.HERE / vector["export"]), *keys, *kept]
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: Path(vector["export"]).stem)
+def test_a_vector_is_judged_as_it_says(vector: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    code = auditor.main(arguments(vector))
+    said = capsys.readouterr()
+    if vector["holds"]:
+        assert (code, said.err) == (0, "")
+        assert "1 events behind it are linked and not signed" in said.out
+    else:
+        assert code == 1
+        assert f"position {vector['position']}: " in said.err
+
+
+def test_the_vectors_are_what_they_always_were() -> None:
+    made = make.files()
+    assert {path.name for path in make.HERE.iterdir() if path.suffix not in (".py", "")} == made.keys()
+    for name, data in made.items():
+        assert (make.HERE / name).read_bytes() == data, name
+
+
+def test_it_runs_alone(tmp_path: Path) -> None:
+    """A copy of the file, in a process that cannot see Horizon."""
+    (tmp_path / "auditor.py").write_text(Path(auditor.__file__).read_text())
+    run = [sys.executable, "-I", "auditor.py", str(GOOD)]
+    done = subprocess.run([*run, "--key", KEY], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    (tmp_path / "key.pub").write_text(KEY + "\n")
+    assert subprocess.run([*run, "--key", "key.pub"], cwd=tmp_path, capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [[], [str(GOOD)], ["--key", KEY], [str(GOOD), "--key", "nonsense"], ["/nowhere", "--key", KEY],
+     [str(GOOD), "--proof", str(GOOD), "--key", KEY], [str(GOOD), "--key", KEY, "--checkpoint", "/nowhere"]],
+)  # fmt: skip
+def test_asked_wrongly_it_says_so(asked: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        auditor.main(asked)
+    assert ended.value.code == 2
+
+
+def judged(tmp_path: Path, lines: list[bytes], capsys: pytest.CaptureFixture[str]) -> str:
+    (tmp_path / "export.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+    code = auditor.main([str(tmp_path / "export.jsonl"), "--key", KEY])
+    said = capsys.readouterr().err
+    assert code == bool(said)
+    return said
+
+
+def test_a_change_of_any_field_of_any_event_is_found_at_its_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = GOOD.read_bytes().splitlines()
+    for place, line in enumerate(lines):
+        fields = json.loads(line)
+        if "position" not in fields:
+            continue
+        for name, value in fields.items():
+            if isinstance(value, int):
+                changed: Any = value + 1
+            elif all(one in "0123456789abcdef" for one in value):
+                changed = ("1" if value[0] == "0" else "0") + value[1:]
+            else:
+                changed = value + " "
+            spoilt = json.dumps({**fields, name: changed}).encode()
+            said = judged(tmp_path, [*lines[:place], spoilt, *lines[place + 1 :]], capsys)
+            assert f"position {fields['position']}: " in said, (name, said)
+
+
+def test_nonsense_is_not_taken_for_an_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = GOOD.read_bytes().splitlines()
+    for place in range(len(lines)):
+        for nonsense in (b"", b"{", b"[]", b"{}", b"null", b'{"position":1}', b'{"checkpoint":7}', b"\xff"):
+            assert judged(tmp_path, [*lines[:place], nonsense, *lines[place + 1 :]], capsys)
+    assert judged(tmp_path, [*lines, lines[-1]], capsys)
+    assert judged(tmp_path, [], capsys)
+
+
+@pytest.mark.parametrize("first", range(0, 30, 10))
+def test_every_lawful_history_is_found_lawful(first: int) -> None:
+    """Random lives make every move there is; from the beginning, and from the middle on."""
+    header = {"horizon_export": 1, "log_id": "00", "from": 1, "to": 0, "frontier": [], "tip": "00" * 32}
+    for seed in range(first, first + 10):
+        log = live(seed).world.log
+        audit = auditor.Audit(header, [], [])
+        audit.epoch = 1  # these worlds have no leader
+        half = len(log) // 2
+        frontier = []
+        for one in log:
+            assert not audit.line(json.loads(event_line(one)))
+            if one.position == half:
+                frontier = [hash.hex() for hash in audit.frontier]
+        later = {**header, "from": half + 1, "tip": log[half - 1].hash.hex(), "frontier": frontier}
+        audit = auditor.Audit(later, [], [])
+        for one in log[half:]:
+            assert not audit.line(json.loads(event_line(one)))
+        assert audit.tip == log[-1].hash
