@@ -149,7 +149,7 @@ class Audit:
         self.named: list[Key] = []
         """The keys that the log named, the one in force last."""
         self.trusted = {key.text: key for key in keys}
-        self.kept = sorted(kept, key=lambda note: note.size)
+        self.kept = sorted((note for note in kept if note.size >= self.before), key=lambda note: note.size)
         self.checkpoints = self.signed = self.doubtful = 0
         """How many held; the size of the newest that is vouched for, and of the first since that is not."""
         self.handed_over = True

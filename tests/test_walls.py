@@ -33,12 +33,12 @@ MAY_IMPORT = {
     "core": {"core", "_placement", "_queue"},
     "store": {"store", "core"},
     "executors": {"executors", "core"},
-    "service": {"service", "store.note", "store.port", "store.tree", "executors.port", "core"},
+    "service": {"service", "store.codec", "store.note", "store.port", "store.tree", "executors.port", "core"},
     "api": {"api", "service", "store.port", "executors.port", "core"},
     "cli": {"cli", "api", "service", "store", "executors", "core", "auditor"},
 }
-"""Imports point one way. Only ``cli`` puts the parts together, so only it may name an adapter; ``store.note``
-and ``store.tree`` are none, but the arithmetic of signed notes and of trees."""
+"""Imports point one way. Only ``cli`` puts the parts together, so only it may name an adapter; ``store.codec``,
+``store.note`` and ``store.tree`` are none, but the arithmetic of chains, of signed notes and of trees."""
 
 IMPURE = {
     "time",

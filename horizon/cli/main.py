@@ -57,6 +57,7 @@ SECTIONS: Final[dict[str, dict[str, Place]]] = {
         "simulate": Place("simulate", "Run a trace of a real cluster through the scheduler."),
     },
     "The proof": {
+        "verify": Place("proof", "Check the whole log, or an export of it."),
         "export": Place("proof", "Write the log out, for whoever checks it without Horizon."),
         "keys": Place("proof", "Show the key that the log is signed with; `keys rotate` makes a new one."),
     },

@@ -1,4 +1,4 @@
-"""``keys``, ``export``: what proves the log to people who do not trust whoever keeps it."""
+"""``keys``, ``export``, ``verify``: what proves the log to people who do not trust whoever keeps it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
 from horizon.cli import exits, places
 from horizon.cli.exits import CliError
+
+if TYPE_CHECKING:
+    from horizon.service.verify import Report
+    from horizon.store.note import VerifyKey
 
 
 @click.group(invoke_without_command=True, short_help="Show the key that the log is signed with.")
@@ -51,6 +55,92 @@ def rotate(ctx: click.Context) -> None:
         raise CliError(str(error)) from error
     click.echo("this key counts from the next start of Horizon on", err=True)
     click.echo(str(public))
+
+
+@click.command(short_help="Check the whole log, or an export of it.")
+@click.option("--export", "exported", metavar="FILE", help="Check this export instead of the database.")
+@click.option("--key", "texts", multiple=True, metavar="PUB", help="A public key to trust, or its file.")
+@click.option("--checkpoint", "kept", multiple=True, metavar="OLD", help="A file of kept checkpoints.")
+@click.option("--data-dir", metavar="DIR", help="Whose log, keys and checkpoints.")
+@click.pass_context
+def verify(
+    ctx: click.Context,
+    exported: str | None,
+    texts: tuple[str, ...],
+    kept: tuple[str, ...],
+    data_dir: str | None,
+) -> int:
+    """Check the whole log: bytes, order, rules, and every checkpoint under the keys it was signed with.
+
+    It reads the database itself, whether Horizon runs or not. The key and the file of checkpoints are those
+    of the data directory, unless --key names another. Ends with 0 only if all of it holds, else with 1 and
+    the first position that does not.
+    """
+    import asyncio
+
+    directory = places.data_directory(data_dir or ctx.find_root().obj["data_dir"])
+    keys = _keys(texts) or _own_keys(directory)
+    if exported is None:
+        own = places.checkpoints(directory)
+        files = [*([own] if own.exists() else []), *map(Path, kept)]
+        return asyncio.run(_verify(directory, files, keys))
+    from horizon import auditor
+
+    if not keys:
+        raise CliError("name the key to check it with: --key PUB, as `horizon keys` shows it", exits.USAGE)
+    options = [*(f"--key={key}" for key in keys), *(f"--checkpoint={path}" for path in kept)]
+    return auditor.main([exported, *options])
+
+
+def _own_keys(directory: Path) -> list[VerifyKey]:
+    """The key of a data directory, and the one before while that has not handed over."""
+    from horizon.service.keys import BadKey, KeyFile
+
+    place = KeyFile(places.signing_key(directory))
+    try:
+        public, outgoing = place.public(), place.outgoing()
+    except BadKey as error:
+        raise CliError(str(error)) from error
+    return [key for key in (public, None if outgoing is None else outgoing.public) if key is not None]
+
+
+def _keys(texts: tuple[str, ...]) -> list[VerifyKey]:
+    from horizon.store.note import BadNote, VerifyKey
+
+    try:
+        return [VerifyKey.read(Path(text).read_text() if Path(text).exists() else text) for text in texts]
+    except (OSError, UnicodeDecodeError, BadNote) as error:
+        raise CliError(str(error), exits.USAGE) from error
+
+
+async def _verify(directory: Path, files: list[Path], keys: list[VerifyKey]) -> int:
+    from horizon.cli.database import log_reader, progress_printer
+    from horizon.service.notefile import NoteFile
+    from horizon.service.verify import Unsound, verify
+
+    async with log_reader(directory) as reader:
+        try:
+            found = await verify(reader, map(NoteFile, files), keys, progress_printer("checking the log"))
+        except Unsound as unsound:
+            raise CliError(f"the log does not hold: {unsound}") from unsound
+    _say(found, trusted=bool(keys))
+    return exits.OK
+
+
+def _say(found: Report, trusted: bool) -> None:
+    keys = f"{found.keys} key{'s' * (found.keys != 1)}"
+    whose = "" if trusted else "; no key was given, so the first that the log names was believed"
+    for line in (
+        f"the log {found.origin} holds",
+        f"  bytes     {found.events:,} events, each hash made anew from what the database holds, to the head",
+        f"  order     positions, times, {found.epoch:,} epochs, streams, causes",
+        f"  rules     {found.jobs:,} jobs; every event may follow from what came before; they fold to",
+        f"            {found.digest}",
+        f"  signed    up to {found.signed:,}: {found.in_table:,} checkpoints in the table, "
+        f"{found.in_files:,} in files, under {keys}{whose}",
+        f"  unsigned  {found.events - found.signed:,} events behind that are linked only",
+    ):
+        click.echo(line)
 
 
 @click.command(short_help="Write the log out, for whoever checks it without Horizon.")

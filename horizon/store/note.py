@@ -31,6 +31,10 @@ class BadNote(ValueError):
     """A note, or a key, that is not one, or that was not signed by who it says. The message says how."""
 
 
+class NotSigned(BadNote):
+    """It is a note, and the key in question has not signed it."""
+
+
 def origin_of(log_id: bytes) -> str:
     """What a log calls itself in its checkpoints."""
     return f"horizon/{log_id.hex()}"
@@ -156,7 +160,7 @@ def verified(note: str, key: VerifyKey) -> Checkpoint:
             if key.verifies(checkpoint.body(), signature):
                 return checkpoint
             raise BadNote(f"the signature of {key} under the checkpoint of {checkpoint.size} events is false")
-    raise BadNote(f"the checkpoint of {checkpoint.size} events is not signed by {key}")
+    raise NotSigned(f"the checkpoint of {checkpoint.size} events is not signed by {key}")
 
 
 def _signature(line: str) -> tuple[str, bytes, bytes]:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from horizon.core.events import Draft, Recorded
+from horizon.core.events import Draft, Recorded, Stored
 
 GENESIS_HASH = bytes(32)
 """What stands for the hash of the event before the first."""
@@ -149,3 +149,19 @@ class EventStore(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+class LogSource(Protocol):
+    """What an audit needs of a store: what is in it, as it is, and nothing believed."""
+
+    async def head(self) -> Head: ...
+
+    def stored(self, after: int, end: int) -> AsyncIterator[list[Stored]]:
+        """The events behind a position up to another, in their order, some at a time."""
+        ...
+
+    async def newest_checkpoint(self) -> Signed | None: ...
+
+    def checkpoints(self) -> AsyncIterator[Signed]:
+        """The smallest first."""
+        ...

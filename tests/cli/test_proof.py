@@ -42,3 +42,30 @@ def test_without_a_database_there_is_nothing_to_export(home: Path) -> None:
     done = run(home / "data", "export")
     assert done.returncode == 4
     assert "there is no database in" in done.stderr
+
+
+def test_the_log_is_verified_while_horizon_runs_and_after(start_up: Callable[..., Up], home: Path) -> None:
+    up = start_up()
+    up.until(up.submit("--", "true"), "Completed")
+    running = up.ok("verify")
+    assert running.startswith("the log horizon/")
+    assert "under 1 key" in running
+    up.ok("export", "--out", str(home / "log.jsonl"))
+    assert "are linked and not signed" in up.ok("verify", "--export", str(home / "log.jsonl"))
+    up.ok("keys", "rotate")
+    assert "under 1 key" in up.ok("verify"), "the log does not know the new key yet"
+    up.stop()
+    up = start_up()
+    up.stop()
+    done = run(home / "data", "verify")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "  unsigned  0 events behind that are linked only" in done.stdout
+    assert "under 2 keys" in done.stdout
+    (home / "data" / "checkpoints").write_text("nonsense\n")
+    kept = run(home / "data", "verify", "--key", "nonsense")
+    assert kept.returncode == 2
+    lines = (home / "log.jsonl").read_text().replace('"actor":"owner"', '"actor":"mallory"', 1)
+    (home / "log.jsonl").write_text(lines)
+    done = run(home / "data", "verify", "--export", str(home / "log.jsonl"))
+    assert done.returncode == 1
+    assert "NOT PROVEN: position " in done.stderr

@@ -1,0 +1,252 @@
+"""Checks a whole log in its database: bytes, order, rules, and what was signed of it. It only reads."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from typing import Any, Final, NamedTuple
+
+from msgspec.structs import astuple
+
+from horizon.core.audit import fault
+from horizon.core.events import Recorded, Stored
+from horizon.core.evolve import evolve
+from horizon.core.state import State, digest
+from horizon.service.notefile import NoteFile
+from horizon.store import codec
+from horizon.store.note import BadNote, Checkpoint, NotSigned, VerifyKey, origin_of, read_note, verified
+from horizon.store.port import GENESIS_HASH, Corrupt, Head, LogSource, Signed
+from horizon.store.tree import Frontier
+
+TABLE: Final = "the table of checkpoints"
+
+Progress = Callable[[int, int], None]
+
+
+class Unsound(Exception):
+    """What does not hold, and at which position of the log."""
+
+    def __init__(self, position: int, message: str) -> None:
+        super().__init__(f"position {position}: {message}")
+        self.position = position
+
+
+class Report(NamedTuple):
+    """What held."""
+
+    origin: str
+    events: int
+    epoch: int
+    jobs: int
+    keys: int
+    """That the log has been signed with."""
+    in_table: int
+    in_files: int
+    """Checkpoints."""
+    signed: int
+    """Up to which position the log is signed."""
+    digest: str
+    """Of the state that the log folds to."""
+
+
+class Said(NamedTuple):
+    """A checkpoint, and where it stands."""
+
+    size: int
+    where: str
+    note: str
+
+
+async def verify(
+    log: LogSource, files: Iterable[NoteFile], keys: Iterable[VerifyKey], progress: Progress
+) -> Report:
+    """Check everything there is. Raises ``Unsound`` at the first thing that does not hold, ``StoreError``.
+
+    ``keys`` are those that whoever asks trusts; without any, the first that the log names.
+    """
+    files = list(files)
+    # What was signed is read before the head is: no honest checkpoint is beyond it then.
+    newest = await log.newest_checkpoint()
+    ends = [] if newest is None else [Said(newest.size, TABLE, newest.note)]
+    ends += [_said(note, str(file.path)) for file in files if (note := file.newest()) is not None]
+    head = await log.head()
+    for end in ends:
+        if end.size > head.position:
+            raise Unsound(
+                head.position + 1,
+                f"events up to {end.size} were signed in {end.where}, and the log ends at {head.position}: "
+                "its end was taken away, or an older backup was restored",
+            )
+    audit = _Audit(head, Signatures(origin_of(head.log_id), keys), log.checkpoints(), _in_files(files))
+    async for chunk in log.stored(0, head.position):
+        for stored in chunk:
+            await audit.event(stored)
+        progress(audit.state.position, head.position)
+    await audit.end(log)
+    return audit.report()
+
+
+def _said(note: str, where: str) -> Said:
+    try:
+        return Said(read_note(note)[0].size, where, note)
+    except BadNote as error:
+        raise Unsound(0, f"a checkpoint in {where} cannot be read: {error}") from error
+
+
+def _in_files(files: Iterable[NoteFile]) -> Iterator[Said]:
+    """Those of all files together, the smallest first."""
+    each = [(_said(note, str(file.path)) for note in file.notes()) for file in files]
+    return heapq.merge(*each, key=lambda said: said.size)
+
+
+class _Audit:
+    """Takes the events in their order, and the checkpoints beside them."""
+
+    def __init__(
+        self, head: Head, signatures: Signatures, table: AsyncIterator[Signed], files: Iterator[Said]
+    ) -> None:
+        self.head = head
+        self.state = State()
+        self.tip = GENESIS_HASH
+        self.frontier = Frontier()
+        self.signatures = signatures
+        self.in_table = self.in_files = 0
+        self._table, self._files = table, files
+        self._next_in_table: Signed | None = None
+        self._next_in_files = next(files, None)
+        self._begun = False
+
+    async def event(self, stored: Stored) -> None:
+        if not self._begun:
+            self._begun, self._next_in_table = True, await anext(self._table, None)
+        position = self.state.position + 1
+        try:
+            codec.check_link(stored, position, self.tip)
+            event = codec.open_payload(position, stored.type, stored.schema_version, stored.payload)
+        except Corrupt as error:
+            raise Unsound(position, str(error)) from error
+        fields: tuple[Any, ...] = (*astuple(stored), event)
+        recorded = Recorded(*fields)
+        wrong = fault(self.state, recorded)
+        if wrong is not None:
+            raise Unsound(position, wrong)
+        try:
+            evolve(self.state, recorded)
+        except Exception as error:
+            raise Unsound(position, f"it cannot be folded: {type(error).__name__}: {error}") from error
+        self.tip = stored.hash
+        self.frontier.add(self.tip)
+        await self._checkpoints_here()
+
+    async def _checkpoints_here(self) -> None:
+        size = self.frontier.size
+        while self._next_in_table is not None and self._next_in_table.size <= size:
+            signed = self._next_in_table
+            if signed.frontier != b"".join(self.frontier.hashes):
+                raise Unsound(size, f"the frontier in {TABLE} at {signed.size} is not that of the log")
+            self._check(Said(signed.size, TABLE, signed.note))
+            self.in_table += 1
+            self._next_in_table = await anext(self._table, None)
+        while self._next_in_files is not None and self._next_in_files.size <= size:
+            self._check(self._next_in_files)
+            self.in_files += 1
+            self._next_in_files = next(self._files, None)
+
+    def _check(self, said: Said) -> None:
+        size = self.frontier.size
+        checkpoint = self.signatures.check(said, self.state)
+        if said.size != size or checkpoint.size != size:
+            raise Unsound(said.size, f"its checkpoint in {said.where} is out of its order")
+        if checkpoint.tip != self.tip or checkpoint.root != self.frontier.root():
+            raise Unsound(size, f"the events up to it are not those that were signed in {said.where}")
+
+    async def end(self, log: LogSource) -> None:
+        """What can be asked once all events have been seen."""
+        head, state = self.head, self.state
+        if state.position != head.position:
+            raise Unsound(
+                state.position + 1, f"it is missing: the head of the log says that it ends at {head.position}"
+            )
+        if (head.tip, head.recorded_at_us) != (self.tip, state.recorded_at_us) or head.epoch < state.epoch:
+            raise Unsound(state.position, "the head of the log does not say what its last event is")
+        async for more in log.stored(head.position, head.position + 1):
+            if (await log.head()).position == head.position:
+                raise Unsound(more[0].position, "it stands behind the head of the log")
+        self.signatures.end(state)
+
+    def report(self) -> Report:
+        state = self.state
+        return Report(
+            self.signatures.origin,
+            state.position,
+            state.epoch,
+            len(state.numbered),
+            len(state.signing_keys),
+            self.in_table,
+            self.in_files,
+            self.signatures.signed,
+            digest(state),
+        )
+
+
+class Signatures:
+    """Which keys are trusted, and up to where the log is signed under one of them.
+
+    A key that is not known is trusted from the checkpoint on that a trusted one signs beside it; a newer one
+    that is known vouches for what older ones signed, for its own checkpoint is over all of that.
+    """
+
+    def __init__(self, origin: str, keys: Iterable[VerifyKey]) -> None:
+        self.origin = origin
+        self.signed = 0
+        self._trusted = [str(key) for key in keys]
+        self._in_force = ""
+        self._doubtful = 0
+        """The size of the first checkpoint since under a key that is not trusted."""
+
+    def check(self, said: Said, state: State) -> Checkpoint:
+        """The checkpoint in a note; ``state`` is the one at its size. Raises ``Unsound``."""
+        checkpoint = _said_in(said)
+        if checkpoint.origin != self.origin:
+            message = f"the checkpoint in {said.where} is of {checkpoint.origin}, and this is {self.origin}"
+            raise Unsound(said.size, message)
+        key, before = state.signing_key, self._in_force
+        if not key:
+            raise Unsound(said.size, f"it was signed in {said.where} before the log named a key")
+        self._trusted = self._trusted or [key]
+        if not self._holds(said, key):
+            raise Unsound(said.size, f"its checkpoint in {said.where} is not signed by {key}")
+        if before not in ("", key) and key not in self._trusted and not self._holds(said, before):
+            raise Unsound(said.size, f"the key becomes {key} without a signature of the one before")
+        self._in_force = key
+        if any(self._holds(said, one) for one in self._trusted):
+            self._trusted += [] if key in self._trusted else [key]
+            self.signed, self._doubtful = said.size, 0
+        else:
+            self._doubtful = self._doubtful or said.size
+        return checkpoint
+
+    def end(self, state: State) -> None:
+        if self._doubtful:
+            raise Unsound(self._doubtful, "no key that is trusted here vouches for the key of its checkpoint")
+        if state.signing_keys and not self.signed:
+            position = next(iter(state.signing_keys))
+            raise Unsound(position, "it names a key, and nothing is signed: the checkpoints were taken away")
+
+    @staticmethod
+    def _holds(said: Said, key: str) -> bool:
+        """Whether the key signed it; a signature that claims to be its own must be."""
+        try:
+            verified(said.note, VerifyKey.read(key))
+        except NotSigned:
+            return False
+        except BadNote as error:
+            raise Unsound(said.size, f"in {said.where}: {error}") from error
+        return True
+
+
+def _said_in(said: Said) -> Checkpoint:
+    try:
+        return read_note(said.note)[0]
+    except BadNote as error:
+        raise Unsound(said.size, f"its checkpoint in {said.where} cannot be read: {error}") from error
