@@ -58,6 +58,7 @@ SECTIONS: Final[dict[str, dict[str, Place]]] = {
     },
     "The proof": {
         "verify": Place("proof", "Check the whole log, or an export of it."),
+        "prove": Place("proof", "Prove that a job's events are in the log that was signed."),
         "export": Place("proof", "Write the log out, for whoever checks it without Horizon."),
         "keys": Place("proof", "Show the key that the log is signed with; `keys rotate` makes a new one."),
     },

@@ -1,4 +1,4 @@
-"""``keys``, ``export``, ``verify``: what proves the log to people who do not trust whoever keeps it."""
+"""``verify``, ``prove``, ``export``, ``keys``: the log for people who do not trust whoever keeps it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from horizon.cli import exits, places
 from horizon.cli.exits import CliError
@@ -17,6 +18,7 @@ from horizon.cli.exits import CliError
 if TYPE_CHECKING:
     from horizon.service.verify import Report
     from horizon.store.note import VerifyKey
+    from horizon.store.proof import Proof
 
 
 @click.group(invoke_without_command=True, short_help="Show the key that the log is signed with.")
@@ -141,6 +143,40 @@ def _say(found: Report, trusted: bool) -> None:
         f"  unsigned  {found.events - found.signed:,} events behind that are linked only",
     ):
         click.echo(line)
+
+
+@click.command(short_help="Prove that a job's events are in the log that was signed.")
+@click.argument("job")
+@click.option("--out", metavar="FILE", help="Write to this file.")
+@click.option("--data-dir", metavar="DIR", help="Whose embedded Postgres, if DATABASE_URL is not set.")
+@click.pass_context
+def prove(ctx: click.Context, job: str, out: str | None, data_dir: str | None) -> None:
+    """Prove that the events of a job are in the log that was signed: JSON that needs no more of the log.
+
+    It holds the events, the newest checkpoint, and for each event the hashes from it to the root that was
+    signed. `python -m horizon.auditor --proof FILE --key PUB` checks it.
+    """
+    import asyncio
+
+    directory = places.data_directory(data_dir or ctx.find_root().obj["data_dir"])
+    proof = asyncio.run(_prove(directory, job))
+    with _output(out) as file:
+        file.write(msgspec.json.format(msgspec.json.encode(proof), indent=1) + b"\n")
+    if proof.unsigned:
+        click.echo(
+            f"{proof.unsigned} events of it are newer than the checkpoint, and not in the proof", err=True
+        )
+
+
+async def _prove(directory: Path, job: str) -> Proof:
+    from horizon.cli.database import log_reader, progress_printer
+    from horizon.store.proof import NotFound, prove
+
+    async with log_reader(directory) as reader:
+        try:
+            return await prove(reader, job, progress_printer("reading hashes"))
+        except NotFound as error:
+            raise CliError(str(error), exits.NOT_FOUND) from error
 
 
 @click.command(short_help="Write the log out, for whoever checks it without Horizon.")

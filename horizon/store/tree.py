@@ -7,14 +7,12 @@ number. Proofs are what C2SP and certificate logs use: RFC 6962, sections 2.1.1 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from bisect import bisect_left
+from collections.abc import AsyncIterator, Iterable
 from hashlib import sha256
 from typing import Final
 
 EMPTY_ROOT: Final = sha256(b"").digest()
-
-RootOf = Callable[[int, int], bytes]
-"""The root over the leaves from one place, from 0, to before another."""
 
 
 def inner(left: bytes, right: bytes) -> bytes:
@@ -91,3 +89,38 @@ def consistency_ranges(old: int, new: int) -> list[tuple[int, int]]:
             ranges.append((begin, middle))
             begin, whole = middle, False
     return ([] if whole else [(begin, end)]) + ranges[::-1]
+
+
+async def roots(
+    leaves: AsyncIterator[bytes], size: int, places: Iterable[int]
+) -> dict[tuple[int, int], bytes]:
+    """The roots of the whole tree and of all parts on the paths of these leaves, by where they begin and end.
+
+    Takes every leaf once, in order. Raises ``ValueError`` when there are fewer than ``size``.
+    """
+    wanted, found = sorted(places), {}
+
+    async def leaf() -> bytes:
+        hash = await anext(leaves, None)
+        if hash is None:
+            raise ValueError(f"there are fewer than {size} leaves")
+        return hash
+
+    async def root(begin: int, end: int) -> bytes:
+        at = bisect_left(wanted, begin)
+        if at == len(wanted) or wanted[at] >= end:  # nothing in it is looked for, so it is taken as a whole
+            frontier = Frontier()
+            for _ in range(end - begin):
+                frontier.add(await leaf())
+            made = frontier.root()
+        elif end - begin == 1:
+            made = await leaf()
+        else:
+            middle = begin + split(end - begin)
+            left = await root(begin, middle)
+            made = inner(left, await root(middle, end))
+        found[begin, end] = made
+        return made
+
+    await root(0, size)
+    return found

@@ -69,3 +69,21 @@ def test_the_log_is_verified_while_horizon_runs_and_after(start_up: Callable[...
     done = run(home / "data", "verify", "--export", str(home / "log.jsonl"))
     assert done.returncode == 1
     assert "NOT PROVEN: position " in done.stderr
+
+
+def test_a_job_and_a_task_are_proven(start_up: Callable[..., Up], home: Path) -> None:
+    up = start_up()
+    up.until(up.submit("--array", "0-4:2", "--", "true"), "Completed")
+    up.stop()
+    proof = home / "proof.json"
+    check = [sys.executable, auditor.__file__, "--proof", str(proof), "--key"]
+    key = (home / "data" / "keys" / "signing.pub").read_text().strip()
+    for job, events in (("1", 1), ("1_2", 5), ("3", 5)):
+        done = run(home / "data", "prove", job, "--out", str(proof))
+        assert (done.returncode, done.stderr) == (0, "")
+        proven = subprocess.run([*check, key], capture_output=True, text=True)
+        assert (proven.returncode, proven.stderr) == (0, "")
+        assert f"these {events} events are in horizon/" in proven.stdout
+    task = json.loads(proof.read_bytes())["streams"][0].removeprefix("job/")
+    assert json.loads(run(home / "data", "prove", task).stdout)["job"] == task
+    assert run(home / "data", "prove", "1_1").returncode == 4

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import asyncpg
+import msgspec
 import pytest
 from msgspec.structs import replace
 
@@ -29,8 +30,9 @@ from horizon.service.verify import Report, Unsound, verify
 from horizon.store import codec
 from horizon.store.export import plan_export
 from horizon.store.note import SigningKey, read_note, signed
-from horizon.store.port import GENESIS_HASH
+from horizon.store.port import GENESIS_HASH, Corrupt
 from horizon.store.postgres import PostgresStore
+from horizon.store.proof import NotFound, prove
 from horizon.store.reader import LogReader
 from tests.service.test_engine import ask, submission, until
 
@@ -374,3 +376,41 @@ async def test_what_is_not_signed_yet_can_be_taken_away(
     await admin.execute("UPDATE log_head SET epoch = 2")
     assert (await verified(house)).events == 15
     assert await audited(house, tmp_path / "export.jsonl", kept=True) == 0
+
+
+async def proven(house: House, job: str, path: Path) -> list[str]:
+    """The types of a job's proven events, as the auditor tells them."""
+    reader = LogReader(house.dsn)
+    await reader.open()
+    try:
+        path.write_bytes(msgspec.json.encode(await prove(reader, job)))  # noqa: ASYNC240
+    finally:
+        await reader.close()
+    assert auditor.main(["--proof", str(path), "--key", str(house.keys.public_path)]) == 0
+    return [line["type"] for line in msgspec.json.decode(path.read_bytes())["events"]]  # noqa: ASYNC240
+
+
+async def test_a_job_is_proven_by_number_and_by_id(
+    house: House, admin: asyncpg.Connection[Any], tmp_path: Path
+) -> None:
+    expected = ["JobSubmitted", "JobUpdated", "JobCancelled"]
+    stream = await admin.fetchval("SELECT stream FROM events WHERE position = 5")
+    for job in ("1", stream.removeprefix("job/"), stream.removeprefix("job/").upper()):
+        assert await proven(house, job, tmp_path / "proof.json") == expected
+    for job, words in (
+        ("9", "newer than the newest checkpoint"),
+        ("10", "there is no job 10"),
+        ("1_0", "there is no job 1_0"),
+        ("x", "'x' is no job"),
+        ("01890a5d-ac96-774b-bcce-b302099a8057", "there is no job"),
+    ):
+        with pytest.raises(NotFound, match=words):
+            await proven(house, job, tmp_path / "proof.json")
+
+
+async def test_nothing_is_proven_of_a_log_that_is_not_the_signed_one(
+    house: House, admin: asyncpg.Connection[Any], tmp_path: Path
+) -> None:
+    await then_rechain(7, "UPDATE events SET actor = 'mallory' WHERE position = 7")(admin)
+    with pytest.raises(Corrupt, match="is not the one that its newest checkpoint signed"):
+        await proven(house, "1", tmp_path / "proof.json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Iterable
 from hashlib import sha256
 
 import pytest
@@ -13,6 +14,7 @@ from horizon.store.tree import (
     inclusion_ranges,
     inner,
     root_of,
+    roots,
 )
 
 LEAVES = [sha256(bytes([0, place])).digest() for place in range(70)]
@@ -64,3 +66,23 @@ def test_every_leaf_leads_to_the_root_by_its_path(size: int) -> None:
 def test_the_consistency_proofs_of_the_rfc(old: int, new: int, ranges: list[tuple[int, int]]) -> None:
     """The examples of RFC 6962, 2.1.3."""
     assert consistency_ranges(old, new) == ranges
+
+
+async def one_by_one(leaves: Iterable[bytes]) -> AsyncIterator[bytes]:
+    for leaf in leaves:
+        yield leaf
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 8, 33, 70])
+async def test_one_pass_gives_all_that_paths_need(size: int) -> None:
+    places = sorted({0, size // 3, size // 2, size - 1})
+    found = await roots(one_by_one(LEAVES), size, places)
+    assert found[0, size] == defined(LEAVES[:size])
+    for place in places:
+        for begin, end in inclusion_ranges(place, size):
+            assert found[begin, end] == defined(LEAVES[begin:end])
+
+
+async def test_leaves_that_are_missing_are_noticed() -> None:
+    with pytest.raises(ValueError, match="fewer than 71 leaves"):
+        await roots(one_by_one(LEAVES), 71, [3])

@@ -7,8 +7,9 @@ bytes every time.
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -22,6 +23,7 @@ from horizon.store import codec
 from horizon.store.export import Header, checkpoint_line, event_line
 from horizon.store.note import Checkpoint, SigningKey, origin_of, signed
 from horizon.store.port import GENESIS_HASH, Head, Signed
+from horizon.store.proof import Proof, proven_lines
 from horizon.store.tree import Frontier
 
 HERE: Final = Path(__file__).parent
@@ -254,6 +256,43 @@ def badly_signed(log: Log, under: dict[int, str]) -> Iterable[Vector]:
     yield Vector("unsigned", exported(log, {}), "nothing is signed", 20)
 
 
+def proof_of(log: Log, note: str, streams: list[str]) -> Proof:
+    async def hashes(after: int, end: int) -> AsyncIterator[bytes]:
+        for one in log[after:end]:
+            yield one.hash
+
+    events = [one for one in log[:19] if one.stream in streams]
+    lines = asyncio.run(proven_lines(events, note, hashes))
+    return Proof(1, LOG_ID.hex(), streams[0], streams, 0, note, lines)
+
+
+def proofs() -> Iterable[tuple[str, Proof, str, int | None]]:
+    """Of the job and of the task: by name, with what is to be said of them."""
+    log = history()
+    note = notes(log, SIGNED)[19]
+    job = proof_of(log, note, [f"job/{A}"])
+    yield "proof", job, "a job's events are in the log", None
+    yield "proof-of-task", proof_of(log, note, [f"job/{TASK}", f"job/{B}"]), "a task's, and its array's", None
+    second = job.events[1]
+    other = replace(second, payload=second.payload.replace('"rank":1', '"rank":2'))
+    yield (
+        "proof-changed",
+        replace(job, events=[job.events[0], other]),
+        "an event was changed",
+        second.position,
+    )
+    path = [second.path[1], second.path[0], *second.path[2:]]
+    astray = replace(second, path=path)
+    yield (
+        "proof-astray",
+        replace(job, events=[job.events[0], astray]),
+        "a path leads elsewhere",
+        second.position,
+    )
+    less = [job.events[0], *job.events[2:]]
+    yield "proof-with-a-hole", replace(job, events=less), "an event of the job is kept back", less[1].position
+
+
 def files() -> dict[str, bytes]:
     """Every file by its name."""
     made, described = {}, []
@@ -269,6 +308,11 @@ def files() -> dict[str, bytes]:
                 "why": vector.why,
             }
         )
+    for name, proof, why, position in proofs():
+        made[f"{name}.json"] = msgspec.json.format(msgspec.json.encode(proof), indent=1) + b"\n"
+        keys = [str(SECOND.public)]
+        fields = {"proof": f"{name}.json", "keys": keys, "kept": [], "holds": position is None}
+        described.append({**fields, "position": position, "why": why})
     made["kept.txt"] = "".join(note + "\n" for note in notes(history(), SIGNED).values()).encode()
     made["vectors.json"] = json.dumps(described, indent=1, ensure_ascii=False).encode() + b"\n"
     return made
