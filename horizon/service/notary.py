@@ -43,8 +43,8 @@ CHECKPOINT_EVENTS_MAX: Final = 10_000
 CHUNK_EVENTS: Final = 200
 """Events read back at once; about a millisecond, then others get their turn."""
 REST: Final = 20
-"""After every checkpoint it rests so many times as long as that took: it has a twentieth of the time at
-most. Under a load that lasts, checkpoints come later, and appends do not."""
+"""After every chunk it rests so many times as long as that took, and so has a twentieth of the time at most:
+under a load that lasts, or over a log that was never signed, checkpoints come later, and appends do not."""
 RETRY_S: Final = 1.0
 STOP_S_MAX: Final = 10.0
 """How long the last checkpoint may take when the scheduler stops."""
@@ -164,7 +164,7 @@ class Notary:
         try:
             async with asyncio.timeout(STOP_S_MAX):
                 while self._marks or self._unfiled is not None:
-                    await self._sign()
+                    await self._sign(rest=0)
         except (StoreError, OSError, TimeoutError) as error:
             log.warning("the end of the log is not signed", error=str(error) or "it took too long")
         finally:
@@ -176,15 +176,12 @@ class Notary:
         try:
             while True:
                 await self._until_due()
-                began = time.monotonic()
                 try:
-                    await self._sign()
+                    await self._sign(REST)
+                    self._trouble = ""
                 except (Unavailable, OSError) as error:
                     self._note_trouble(str(error))
                     await asyncio.sleep(RETRY_S)
-                else:
-                    self._trouble = ""
-                    await asyncio.sleep(REST * (time.monotonic() - began))
         except StoreError as error:
             self._refuse(f"what the database holds is not what was appended, and is not signed: {error}")
         except Exception as error:
@@ -217,10 +214,10 @@ class Notary:
 
     # --- what -----------------------------------------------------------------------------------------
 
-    async def _sign(self) -> None:
+    async def _sign(self, rest: int) -> None:
         """Make the next checkpoint, and file it."""
         if self._unfiled is None:
-            await self._read_back(self._target())
+            await self._read_back(self._target(), rest)
             frontier = self._frontier
             checkpoint = Checkpoint(self._origin, frontier.size, frontier.root(), self._tip)
             note = signed(checkpoint, self._signers)
@@ -245,11 +242,12 @@ class Notary:
             target = mark.position
         return target
 
-    async def _read_back(self, target: int) -> None:
+    async def _read_back(self, target: int, rest: int) -> None:
         """Grow the tree up to a position, from the bytes in the store. Raises ``Corrupt``."""
         frontier = self._frontier
         while frontier.size < target:
             assert self._store is not None
+            began = time.monotonic()
             limit = min(CHUNK_EVENTS, target - frontier.size)
             hashes = await self._store.hashes(frontier.size, self._tip, limit)
             if not hashes:
@@ -261,6 +259,7 @@ class Notary:
                         raise Corrupt(f"event {frontier.size} is not the one that was appended")
                     self._marks.popleft()
             self._tip = hashes[-1]
+            await asyncio.sleep(rest * (time.monotonic() - began))
 
 
 async def _check(
