@@ -48,6 +48,8 @@ under a load that lasts, or over a log that was never signed, checkpoints come l
 RETRY_S: Final = 1.0
 STOP_S_MAX: Final = 10.0
 """How long the last checkpoint may take when the scheduler stops."""
+STOP_TRIES_MAX: Final = 5
+"""How often the store is asked for it: more often than a store has connections that may have broken."""
 HASH_BYTES: Final = 32
 
 
@@ -163,12 +165,22 @@ class Notary:
         self._store = store
         try:
             async with asyncio.timeout(STOP_S_MAX):
-                while self._marks or self._unfiled is not None:
-                    await self._sign(rest=0)
+                await self._sign_the_rest()
         except (StoreError, OSError, TimeoutError) as error:
             log.warning("the end of the log is not signed", error=str(error) or "it took too long")
         finally:
             self._store = None
+
+    async def _sign_the_rest(self) -> None:
+        tries = 0
+        while self._marks or self._unfiled is not None:
+            try:
+                await self._sign(rest=0)
+                tries = 0
+            except Unavailable:  # a connection that broke while nobody used it says so once
+                tries += 1
+                if tries == STOP_TRIES_MAX:
+                    raise
 
     # --- when -----------------------------------------------------------------------------------------
 
