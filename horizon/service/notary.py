@@ -43,8 +43,8 @@ CHECKPOINT_EVENTS_MAX: Final = 10_000
 CHUNK_EVENTS: Final = 200
 """Events read back at once; about a millisecond, then others get their turn."""
 REST: Final = 20
-"""After every chunk it rests so many times as long as that took, and so has a twentieth of the time at most:
-under a load that lasts, or over a log that was never signed, checkpoints come later, and appends do not."""
+"""Between chunks it rests so many times as long as one took, and has about a twentieth of the time: under a
+load that lasts, or over a log that was never signed, checkpoints come later, and appends do not."""
 RETRY_S: Final = 1.0
 STOP_S_MAX: Final = 10.0
 """How long the last checkpoint may take when the scheduler stops."""
@@ -255,7 +255,10 @@ class Notary:
         return target
 
     async def _read_back(self, target: int, rest: int) -> None:
-        """Grow the tree up to a position, from the bytes in the store. Raises ``Corrupt``."""
+        """Grow the tree up to a position, from the bytes in the store. Raises ``Corrupt``.
+
+        Nothing is awaited once it has come there: what has been read back is signed, or still to be read.
+        """
         frontier = self._frontier
         while frontier.size < target:
             assert self._store is not None
@@ -271,7 +274,8 @@ class Notary:
                         raise Corrupt(f"event {frontier.size} is not the one that was appended")
                     self._marks.popleft()
             self._tip = hashes[-1]
-            await asyncio.sleep(rest * (time.monotonic() - began))
+            if frontier.size < target:
+                await asyncio.sleep(rest * (time.monotonic() - began))
 
 
 async def _check(

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from horizon.cli import client as module
-from horizon.cli import exits, serving, watch
+from horizon.cli import database, exits, watch
 from horizon.cli.client import Client, Refused, Unreachable, encode_query, segment
 from horizon.cli.exits import CliError
 from horizon.cli.places import Server
@@ -177,8 +177,8 @@ def test_a_long_fold_is_told_of_and_a_short_one_is_not(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     moments = iter([100.0, 100.5, 101.5, 101.5, 102.0, 104.0, 104.0])
-    monkeypatch.setattr(serving.time, "monotonic", lambda: next(moments))
-    progress = serving._progress_printer()
+    monkeypatch.setattr(database.time, "monotonic", lambda: next(moments))
+    progress = database.progress_printer("reading the log")
     for done in (1, 500_000, 600_000, 1_000_000):
         progress(done, 2_000_000)
     said = capsys.readouterr().err.splitlines()

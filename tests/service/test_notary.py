@@ -173,6 +173,21 @@ async def test_a_backlog_is_signed_piece_by_piece(house: House, monkeypatch: pyt
     assert all(later - earlier <= 10 for earlier, later in pairwise(sizes))
 
 
+@pytest.mark.parametrize("delay_ms", range(0, 60, 6))
+async def test_whenever_it_is_stopped_all_of_the_log_is_signed(
+    house: House, monkeypatch: pytest.MonkeyPatch, delay_ms: int
+) -> None:
+    """Whatever it was about: reading back, resting, or filing."""
+    monkeypatch.setattr(notary_module, "CHUNK_EVENTS", 100)
+    engine = await house.start()
+    await submit_at_once(engine, 1_050)
+    await asyncio.sleep(delay_ms / 1_000)
+    await house.stop()
+    assert house.signed[-1].size == house.log.head.position
+    newest = house.notes.newest()
+    assert newest == house.signed[-1].note
+
+
 async def test_signing_changes_nothing_of_what_is_folded(house: House) -> None:
     engine = await house.start()
     await submit(engine, 3)
