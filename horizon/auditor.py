@@ -41,6 +41,7 @@ MOVES: dict[str, tuple[tuple[str, ...], str]] = {
     "JobScheduled": (("Queued",), "Scheduled"),
     "JobStarted": (("Scheduled",), "Running"),
     "CheckpointRecorded": (("Running",), ""),
+    "AllocationOverdue": ((*ALIVE, *ENDED), ""),
     "TimeLimitReached": (("Running",), ""),
     "PreemptionRequested": (("Running",), ""),
     "RequeueRequested": (("Scheduled", "Running"), ""),

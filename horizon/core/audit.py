@@ -40,6 +40,7 @@ _HAPPENS_WHILE: Final[dict[type[ev.Event], frozenset[JobState]]] = {
     ev.JobUpdated: _ALIVE,
     ev.JobReserved: frozenset({QUEUED}),
     ev.CheckpointRecorded: frozenset({RUNNING}),
+    ev.AllocationOverdue: frozenset(LEGAL_MOVES),
     ev.TimeLimitReached: frozenset({RUNNING}),
     ev.PreemptionRequested: frozenset({RUNNING}),
     ev.RequeueRequested: frozenset({SCHEDULED, RUNNING}),
@@ -126,8 +127,8 @@ def _job_faults(state: State, recorded: ev.Recorded, event: ev.JobEvent) -> Iter
     yield from _attempt_faults(job, event)
     if isinstance(event, ev.JobScheduled):
         yield from _placement_faults(state, job, event)
-    elif isinstance(event, ev.AllocationReleased) and job.allocation_state is None:
-        yield f"job {job.number} gives back what it does not hold"
+    elif isinstance(event, ev.AllocationReleased | ev.AllocationOverdue) and job.allocation_state is None:
+        yield f"{kind.__name__} is said of job {job.number}, which holds nothing"
     elif isinstance(event, ev.PreemptionRequested) and not (
         event.by in state.jobs and all(name in state.nodes for name in event.nodes)
     ):

@@ -112,7 +112,7 @@ def submitted(number: int, id: int, **fields: Any) -> ev.JobSubmitted:
         (scheduled(2, Placement("node-1", tuple("abcdefgh"))), {}, "given a, which is not on node-1"),
         (scheduled(2, gpus(*range(8), cpu_cores=999)), {}, "more cores or memory"),
         (scheduled(5, gpus(7)), {"stream_version": 2}, "while something keeps it from starting"),
-        (ev.AllocationReleased(job_id=job_id(3), attempt=1), {}, "gives back what it does not hold"),
+        (ev.AllocationReleased(job_id=job_id(3), attempt=1), {}, "holds nothing"),
         (ev.PreemptionRequested(job_id=job_id(1), attempt=1, by="x", reason=""), {}, "makes way for a job"),
         (ev.NodeLost(node="node-9", reason=""), {}, "node node-9 was never registered"),
         (ev.NodeChanged(node="a", inventory=Inventory("b", 1, 1)), {}, "has the inventory of b"),
