@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from horizon.store.proof import Proof
 
 
-@click.group(invoke_without_command=True, short_help="Show the key that the log is signed with.")
+@click.group(
+    invoke_without_command=True,
+    short_help="Show the key that the log is signed with; `keys rotate` makes a new one.",
+)
 @click.option("--data-dir", metavar="DIR", help="Whose key.")
 @click.pass_context
 def keys(ctx: click.Context, data_dir: str | None) -> None:

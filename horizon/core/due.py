@@ -11,7 +11,7 @@ from horizon.core import limits
 from horizon.core.model import JobState
 from horizon.core.state import SECOND_US, Job, State
 
-E = TypeVar("E", tuple[int, int], tuple[int, int, int], tuple[int, int, int, int])
+E = TypeVar("E", tuple[int, int], tuple[int, int, int])
 
 DRAIN: Final = "drain of node "
 
@@ -53,12 +53,12 @@ def _begun(state: State, now_us: int, mark: Mark) -> Iterator[ev.Event]:
 
 def _overdue(state: State, now_us: int, mark: Mark) -> Iterator[ev.Event]:
     said: set[int] = set()  # what was expected twice for the same time is in the heap twice
-    for at_us, number, attempt, since_us in _fallen_due(state.overdue, now_us):
+    for at_us, number, attempt in _fallen_due(state.overdue, now_us):
         if number not in said and state.is_overdue(at_us, number, attempt):
             said.add(number)
-            until_us = now_us + (now_us - since_us)
-            id = state.numbered[number - 1].id
-            yield ev.AllocationOverdue(job_id=id, attempt=attempt, until_us=until_us, **mark)
+            job = state.numbered[number - 1]
+            until_us = now_us + (now_us - job.awaited_since_us)
+            yield ev.AllocationOverdue(job_id=job.id, attempt=attempt, until_us=until_us, **mark)
 
 
 def _over_their_limit(state: State, now_us: int, mark: Mark) -> Iterator[ev.TimeLimitReached]:

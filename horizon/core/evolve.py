@@ -354,14 +354,15 @@ def _leaves(state: State, job: Job, by_us: int) -> None:
 def _expect_back(state: State, job: Job, by_us: int, since_us: int) -> None:
     """What it holds is expected back by then, and no time limit sees to it; a minute later it is overdue."""
     expect_end(state, job, by_us)
-    heappush(state.overdue, (by_us + OVERDUE_AFTER_US, job.number, job.attempt, since_us))
+    job.awaited_since_us = since_us
+    heappush(state.overdue, (by_us + OVERDUE_AFTER_US, job.number, job.attempt))
     _drop_what_came_back(state)
 
 
 def _drop_what_came_back(state: State) -> None:
     """Keep the next moment when something is overdue true."""
     overdue = state.overdue
-    while overdue and not state.is_overdue(*overdue[0][:3]):
+    while overdue and not state.is_overdue(*overdue[0]):
         heappop(overdue)
 
 
@@ -369,7 +370,7 @@ def _overdue_around(state: State, job: Job, event: ev.AllocationOverdue) -> None
     state.cycle = event.cycle or state.cycle
     state.leaving.pop(job.number, None)
     _await_no_longer(state, job)
-    _expect_back(state, job, event.until_us, event.now_us - (event.until_us - event.now_us))
+    _expect_back(state, job, event.until_us, job.awaited_since_us)
 
 
 def _await_no_longer(state: State, job: Job) -> None:

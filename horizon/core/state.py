@@ -91,6 +91,8 @@ class Job(Struct, gc=False):
     """Cost units a second of what it holds."""
     expected_us: int = 0
     """When what it holds is expected back."""
+    awaited_since_us: int = 0
+    """Since when that has been waited for, where no time limit sees to it."""
     saved_at_us: int = 0
     """Of its attempt: the start of what would be lost by a preemption, its start or last checkpoint."""
     preempted: int = 0
@@ -338,9 +340,9 @@ class State(Struct, eq=False):
     """Jobs by number whose dependencies can never hold, and why: the next cycle fails them."""
     deadlines: list[tuple[int, int, int]] = []
     """Heap of (time limit reached at, job number, attempt); stale entries leave when they surface."""
-    overdue: list[tuple[int, int, int, int]] = []
-    """Heap of (overdue at, job number, attempt, waited for since): what is held by a job that runs without a
-    time limit, or that is on its way out. Stale entries leave when they surface."""
+    overdue: list[tuple[int, int, int]] = []
+    """Heap of (overdue at, job number, attempt): what is held by a job that runs without a time limit, or is
+    on its way out. Stale entries leave when they surface."""
     begins: list[tuple[int, int]] = []
     """Heap of (begin time, job number)."""
 
@@ -391,8 +393,10 @@ class State(Struct, eq=False):
     def is_overdue(self, at_us: int, number: int, attempt: int) -> bool:
         """Whether what a job holds is overdue at this time, as an entry of ``overdue`` says."""
         job = self.numbered[number - 1]
-        expected = job.allocation_state is not None and job.attempt == attempt
-        return expected and at_us == job.expected_us + OVERDUE_AFTER_US
+        if job.allocation_state is None or job.attempt != attempt:
+            return False
+        limited = job.time_limit_s and job.stop is None and job.allocation_state is AllocationState.HELD
+        return not limited and at_us == job.expected_us + OVERDUE_AFTER_US
 
     def stream_version(self, stream: str) -> int:
         """How many events the stream has."""

@@ -1102,6 +1102,7 @@ class Checker:
         if self.cycle is not None:
             self._close_cycle(self.cycle)
         self.now_us = now_us
+        self._elders = (0, 0), []  # the last event has changed who they are
         self._check_nothing_due(now_us)
         for id, claim in self.claims.items():
             # What is kept for another may be more than is there until all are gone who make way for him.

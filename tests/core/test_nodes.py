@@ -415,3 +415,18 @@ def test_what_should_have_been_free_a_minute_ago_is_said_to_be_overdue_and_expec
     world.later(1).ended().cycle().then_nothing()
     assert world.state.next_deadline_us() is None
     world.check()
+
+
+def test_a_job_that_has_been_given_a_limit_reaches_that_and_is_not_overdue_as_well() -> None:
+    world = given(node(gpus=1)).policy(assumed_time_limit_s=100).submit().cycle().started()
+    world.when(cmd.Update(job_id(1), time_limit_s=100)).later(160).cycle().then(ev.TimeLimitReached)
+    world.check()
+
+
+def test_what_is_expected_back_twice_for_one_time_has_been_waited_for_since_it_was_said_last() -> None:
+    world = given(node(gpus=1)).submit(grace_period_s=10).cycle().started()
+    world.when(cmd.Requeue(job_id(1))).later(5).when(cmd.Cancel(job_id(1)))
+    asked_us = world.now_us
+    world.later(70).cycle().then(ev.AllocationOverdue)
+    assert world.job().expected_us == asked_us + 140 * SECOND
+    world.check()
