@@ -82,7 +82,11 @@ def write_token(directory: Path) -> str:
 def signing_key(directory: Path) -> Path:
     """The file of the key that signs the log: what ``HORIZON_SIGNING_KEY`` names, or the directory's own."""
     chosen = os.environ.get("HORIZON_SIGNING_KEY")
-    return Path(chosen).expanduser().absolute() if chosen else directory / "keys" / "signing.key"
+    return Path(chosen).expanduser().absolute() if chosen else own_signing_key(directory)
+
+
+def own_signing_key(directory: Path) -> Path:
+    return directory / "keys" / "signing.key"
 
 
 def checkpoints(directory: Path) -> Path:

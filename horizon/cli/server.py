@@ -55,6 +55,8 @@ class Settings(NamedTuple):
     no_gpus: bool = False
     labels: dict[str, str] = {}  # noqa: RUF012 - nobody changes it
     """Of this machine's node; those of pretended ones are in ``simulate_gpus``."""
+    signing_key: Path | None = None
+    """The file of the key that signs the log; None for the data directory's own."""
 
 
 class Scheduler:
@@ -105,7 +107,7 @@ class Scheduler:
     async def _start_engine(self, listener: socket.socket, progress: Progress) -> None:
         settings, clock = self._settings, SystemClock()
         executor = LocalExecutor(settings.data_dir, self.inventories)
-        keys = KeyFile(places.signing_key(settings.data_dir))
+        keys = KeyFile(settings.signing_key or places.own_signing_key(settings.data_dir))
         notary = Notary(keys, NoteFile(places.checkpoints(settings.data_dir)))
         self.engine = Engine(PostgresStore(self.dsn), executor, clock, Ids(clock), notary=notary)
         self._parts.push_async_callback(self.engine.stop)

@@ -128,7 +128,12 @@ def _run(directory: Path, database_url: str | None, token: Callable[[], str], ch
     configure_logging()
     with lock.hold(directory):
         settings = Settings(
-            data_dir=directory, token=token(), database_url=database_url, labels=labels, **choices
+            data_dir=directory,
+            token=token(),
+            database_url=database_url,
+            labels=labels,
+            signing_key=places.signing_key(directory),
+            **choices,
         )
         if not is_loopback(settings.host):
             click.echo(

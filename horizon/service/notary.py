@@ -148,6 +148,11 @@ class Notary:
         if first or last.position - self._frontier.size >= SIGN_EVENTS:
             self._wake.set()
 
+    def sign_soon(self) -> None:
+        """Whoever looks wants what there is to be signed: a checkpoint is due for whatever is new."""
+        self._again_at = 0.0
+        self._wake.set()
+
     async def halt(self) -> None:
         """Sign no more: who leads now is for others to say."""
         self._store = None

@@ -154,6 +154,15 @@ async def test_a_thousand_events_are_signed_without_a_wait(house: House) -> None
     await until(lambda: len(house.signed) == 2)
 
 
+async def test_what_is_new_is_signed_when_somebody_wants_to_see_it(house: House) -> None:
+    engine = await house.start()
+    await caught_up(engine)
+    await submit(engine, 1)
+    assert engine.notary is not None
+    engine.notary.sign_soon()
+    await caught_up(engine)
+
+
 async def test_what_is_new_is_signed_after_a_while(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(notary_module, "SIGN_S", 0.05)
     engine = await house.start()
