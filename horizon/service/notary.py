@@ -42,9 +42,10 @@ CHECKPOINT_EVENTS_MAX: Final = 10_000
 """A checkpoint comes after so many events even when more are there, unless one append had more."""
 CHUNK_EVENTS: Final = 200
 """Events read back at once; about a millisecond, then others get their turn."""
-REST: Final = 20
-"""Between chunks it rests so many times as long as one took, and has about a twentieth of the time: under a
-load that lasts, or over a log that was never signed, checkpoints come later, and appends do not."""
+REST: Final = 10
+"""Between chunks it rests so many times as long as one took, half of which is waiting for Postgres: so it has
+a twentieth of the loop's time at most. Under a load that lasts, or over a log that was never signed,
+checkpoints come later, and appends do not."""
 RETRY_S: Final = 1.0
 STOP_S_MAX: Final = 10.0
 """How long the last checkpoint may take when the scheduler stops."""

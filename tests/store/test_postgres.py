@@ -290,6 +290,25 @@ async def test_a_schema_from_the_future_is_refused(database: str, admin: asyncpg
     assert "use a newer Horizon" in await unfit(database)
 
 
+async def test_a_database_of_the_first_schema_is_brought_up_to_date(
+    postgres: str, admin: asyncpg.Connection[Any]
+) -> None:
+    await admin.execute("CREATE DATABASE horizon_first")
+    dsn = re.sub(r"(//[^/]*)/[^?]*", r"\1/horizon_first", postgres, count=1)
+    first = await asyncpg.connect(dsn)
+    await first.execute("CREATE TABLE schema_revision AS SELECT '0001'::varchar(32) AS version_num")
+    await first.execute((migrations_dir() / "0001_log.sql").read_text())
+    await first.close()
+    store = PostgresStore(dsn)
+    await store.open()
+    await store.elect()
+    await store.append(Batch(drafts(3), 1_000))
+    await store.add_checkpoint(Signed(3, bytes(64), "note"))
+    assert await store.newest_checkpoint() == Signed(3, bytes(64), "note")
+    await store.close()
+    await admin.execute("DROP DATABASE horizon_first WITH (FORCE)")
+
+
 def test_the_schema_this_program_knows_is_the_newest_migration() -> None:
     newest = max(path.stem for path in (migrations_dir() / "versions").glob("[0-9]*.py"))
     assert newest == SCHEMA_REVISION

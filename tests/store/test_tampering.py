@@ -21,6 +21,7 @@ from horizon.core import events as ev
 from horizon.core.model import Priority
 from horizon.executors.inventory import without_gpus
 from horizon.executors.local import LocalExecutor
+from horizon.service import notary as notary_module
 from horizon.service.clock import Ids, SystemClock
 from horizon.service.engine import Engine
 from horizon.service.keys import KeyFile
@@ -105,7 +106,9 @@ def built(postgres: str) -> Iterator[House]:
             await admin.execute("DROP DATABASE IF EXISTS horizon_tamper WITH (FORCE)")
             await admin.execute("CREATE DATABASE horizon_tamper")
             await admin.close()
-            await build(House(dsn, Path(directory)))
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(notary_module, "SIGN_S", 3_600.0)  # however slowly it goes
+                await build(House(dsn, Path(directory)))
 
         asyncio.run(make())
         yield House(dsn, Path(directory))
