@@ -210,13 +210,15 @@ class Signatures:
         if checkpoint.origin != self.origin:
             message = f"the checkpoint in {said.where} is of {checkpoint.origin}, and this is {self.origin}"
             raise Unsound(said.size, message)
-        key, before = state.signing_key, self._in_force
-        if not key:
+        named = list(state.signing_keys.values())
+        if not named:
             raise Unsound(said.size, f"it was signed in {said.where} before the log named a key")
-        self._trusted = self._trusted or [key]
+        key = named[-1]
+        self._trusted = self._trusted or named[:1]
         if not self._holds(said, key):
             raise Unsound(said.size, f"its checkpoint in {said.where} is not signed by {key}")
-        if before not in ("", key) and key not in self._trusted and not self._holds(said, before):
+        hands_over = len(named) > 1 and key != self._in_force
+        if hands_over and key not in self._trusted and not self._holds(said, named[-2]):
             raise Unsound(said.size, f"the key becomes {key} without a signature of the one before")
         self._in_force = key
         if any(self._holds(said, one) for one in self._trusted):

@@ -21,7 +21,8 @@ from horizon.service.engine import Engine, Stopped
 from horizon.service.keys import KeyFile
 from horizon.service.notary import Notary
 from horizon.service.notefile import NoteFile
-from horizon.service.verify import Report, verify
+from horizon.service.verify import Report, Unsound, verify
+from horizon.store.note import SigningKey, VerifyKey
 from horizon.store.port import Unavailable
 from horizon.store.postgres import PostgresStore
 from horizon.store.reader import LogReader
@@ -44,12 +45,18 @@ class House:
         await engine.start()
         return engine
 
-    async def verified(self) -> Report:
-        reader, public = LogReader(self.dsn), self.keys.public()
+    @property
+    def public(self) -> VerifyKey:
+        public = self.keys.public()
         assert public is not None
+        return public
+
+    async def verified(self, *keys: VerifyKey) -> Report:
+        """Under these keys, else under the one there is."""
+        reader = LogReader(self.dsn)
         await reader.open()
         try:
-            return await verify(reader, [self.notes], [public], lambda done, total: None)
+            return await verify(reader, [self.notes], keys or [self.public], lambda done, total: None)
         finally:
             await reader.close()
 
@@ -138,3 +145,31 @@ async def test_a_scheduler_that_was_killed_goes_on_signing_where_it_was(house: H
     found = await house.verified()
     assert found.signed == found.events
     assert found.keys == 1
+
+
+async def test_keys_that_handed_over_vouch_for_each_other(house: House) -> None:
+    await (await house.start()).stop()
+    first = house.public
+    for _ in range(2):
+        house.keys.rotate()
+        await (await house.start()).stop()
+    for known in (first, house.public):
+        found = await house.verified(known)
+        assert found.signed == found.events
+        assert found.keys == 3
+
+
+async def test_a_key_that_nobody_handed_over_to_must_be_known(house: House) -> None:
+    """The first key was lost with its data directory, or somebody else has signed since."""
+    await (await house.start()).stop()
+    first = house.public
+    for path in (house.keys.path, house.keys.public_path):
+        path.unlink()
+    await (await house.start()).stop()
+    with pytest.raises(Unsound, match="without a signature of the one before"):
+        await house.verified(first)
+    for known in ([house.public], [first, house.public]):
+        assert (await house.verified(*known)).keys == 2
+    stranger = SigningKey.new(first.name).public
+    with pytest.raises(Unsound, match="without a signature of the one before"):
+        await house.verified(stranger)
