@@ -138,7 +138,7 @@ def _say(found: Report, trusted: bool) -> None:
     for line in (
         f"the log {found.origin} holds",
         f"  bytes     {found.events:,} events, each hash made anew from what the database holds, to the head",
-        f"  order     positions, times, {found.epoch:,} epochs, streams, causes",
+        f"  order     positions, times, epochs up to {found.epoch:,}, streams, causes",
         f"  rules     {found.jobs:,} jobs; every event may follow from what came before; they fold to",
         f"            {found.digest}",
         f"  signed    up to {found.signed:,}: {found.in_table:,} checkpoints in the table, "

@@ -106,11 +106,8 @@ class Notary:
         """
         await self.halt()
         self._origin = origin_of(head.log_id)
-        try:
-            key, outgoing = self._keys.key(self._origin), self._keys.outgoing()
-        except BadKey as error:
-            raise Distrust(str(error)) from error
-        self._signers = [key] if outgoing is None else [outgoing, key]
+        if not self._signers:  # once: a rotation counts from the next start on
+            self._signers = self._load()
         newest = await store.newest_checkpoint()
         filed = self._notes.newest()
         own = [one.public for one in self._signers]
@@ -122,25 +119,33 @@ class Notary:
             checkpoint = await _check(store, head, state, own, newest.note, where)
             self._frontier, self._tip = _frontier(newest, checkpoint), checkpoint.tip
         self.size, self._again_at = self._frontier.size, 0.0
-        self._marks.clear()
+        # What was appended before a new election was appended all the same.
+        self._marks = deque(mark for mark in self._marks if mark.position > self.size)
         self._unfiled, self._store, self._failed = None, store, failed
         self._task = asyncio.create_task(self._run(), name="notary")
-        return self._announce(state, key.public, outgoing)
+        return self._announce(state)
 
-    def _announce(
-        self, state: State, key: VerifyKey, outgoing: SigningKey | None
-    ) -> tuple[ev.SigningKeySet, ...]:
+    def _load(self) -> list[SigningKey]:
+        """The key, behind the one before while that has not handed over."""
+        try:
+            key, outgoing = self._keys.key(self._origin), self._keys.outgoing()
+        except BadKey as error:
+            raise Distrust(str(error)) from error
+        return [key] if outgoing is None else [outgoing, key]
+
+    def _announce(self, state: State) -> tuple[ev.SigningKeySet, ...]:
         """Have the log name the key, if it names another or none."""
-        if state.signing_key == str(key):
+        *outgoing, key = (str(one.public) for one in self._signers)
+        if state.signing_key == key:
             return ()
-        if state.signing_key and (outgoing is None or str(outgoing.public) != state.signing_key):
+        if state.signing_key and state.signing_key not in outgoing:
             log.warning(
                 "the log's signing key is not here to hand over to the new one: whoever checks the log must "
                 "be given both",
                 old=state.signing_key,
-                new=str(key),
+                new=key,
             )
-        return (ev.SigningKeySet(key=str(key), by=SCHEDULER),)
+        return (ev.SigningKeySet(key=key, by=SCHEDULER),)
 
     def follow(self, last: ev.Recorded) -> None:
         """An append ended with this event. O(1): everything else happens later."""

@@ -24,7 +24,7 @@ from horizon.service.notefile import NoteFile
 from horizon.store import codec
 from horizon.store.memory import Log, MemoryStore
 from horizon.store.note import SigningKey, VerifyKey, origin_of, read_note, signed, verified
-from horizon.store.port import Signed, Unavailable
+from horizon.store.port import Batch, Signed, Unavailable, UnknownOutcome
 from horizon.store.tree import root_of
 from tests.service.test_engine import ask, submission, until
 
@@ -38,6 +38,14 @@ class Gated(MemoryStore):
         super().__init__(log)
         self.gate = asyncio.Event()
         self.gate.set()
+        self.cut_off = False
+        """Whether the next append is never heard of."""
+
+    async def append(self, batch: Batch) -> tuple[ev.Recorded, ...]:
+        if self.cut_off:
+            self.cut_off = False
+            raise UnknownOutcome("cut off before it arrived", 0, b"")
+        return await super().append(batch)
 
     async def hashes(self, after: int, previous: bytes, limit: int) -> list[bytes]:
         await self.gate.wait()
@@ -242,6 +250,30 @@ async def test_hashes_rewritten_before_they_were_signed_make_it_step_down(house:
     end = house.log.head.position
     house.tamper(501, actor="mallory")
     assert f"event {end} is not the one that was appended" in await refused_to_sign(engine, store)
+
+
+async def test_hashes_rewritten_before_a_new_election_are_found_behind_it(house: House) -> None:
+    """The state was folded anew from the rewritten log; what was appended before is not forgotten."""
+    engine, store = await unsigned(house, 1_100)
+    end = house.log.head.position
+    house.tamper(501, actor="mallory")
+    store.cut_off = True
+    await submit(engine, 1)
+    assert engine.state.epoch == 2
+    assert f"event {end} is not the one that was appended" in await refused_to_sign(engine, store)
+
+
+async def test_a_rotation_waits_for_the_next_start(house: House) -> None:
+    store = Gated(house.log)
+    engine = await house.start(store)
+    await caught_up(engine)
+    house.keys.rotate()
+    store.cut_off = True
+    await submit(engine, 1)
+    await caught_up(engine)
+    assert engine.state.epoch == 2
+    assert len(engine.state.signing_keys) == 1
+    assert house.keys.outgoing() is not None
 
 
 async def test_events_taken_away_before_they_were_signed_make_it_step_down(house: House) -> None:
