@@ -8,8 +8,7 @@ from typing import Final, TypedDict, TypeVar
 
 from horizon.core import events as ev
 from horizon.core import limits
-from horizon.core.model import JobState
-from horizon.core.state import SECOND_US, Job, State
+from horizon.core.state import OVERDUE_AFTER_US, State
 
 E = TypeVar("E", tuple[int, int], tuple[int, int, int])
 
@@ -52,20 +51,21 @@ def _begun(state: State, now_us: int, mark: Mark) -> Iterator[ev.Event]:
 
 
 def _overdue(state: State, now_us: int, mark: Mark) -> Iterator[ev.Event]:
-    said: set[int] = set()  # what was expected twice for the same time is in the heap twice
+    """O(what is on its way out)."""
+    jobs = {job.number: job for job in state.leaving.values() if job.expected_us + OVERDUE_AFTER_US <= now_us}
     for at_us, number, attempt in _fallen_due(state.overdue, now_us):
-        if number not in said and state.is_overdue(at_us, number, attempt):
-            said.add(number)
-            job = state.numbered[number - 1]
-            until_us = now_us + (now_us - job.awaited_since_us)
-            yield ev.AllocationOverdue(job_id=job.id, attempt=attempt, until_us=until_us, **mark)
+        if state.is_overdue(at_us, number, attempt):
+            jobs[number] = state.numbered[number - 1]
+    for job in jobs.values():
+        until_us = now_us + (now_us - job.awaited_since_us)
+        yield ev.AllocationOverdue(job_id=job.id, attempt=job.attempt, until_us=until_us, **mark)
 
 
 def _over_their_limit(state: State, now_us: int, mark: Mark) -> Iterator[ev.TimeLimitReached]:
     # A limit that was changed and changed back is there twice.
     for at_us, number, attempt in dict.fromkeys(_fallen_due(state.deadlines, now_us)):
         job = state.numbered[number - 1]
-        if _limit_reached(job, attempt, at_us):
+        if state.is_deadline(at_us, number, attempt):
             yield ev.TimeLimitReached(job_id=job.id, attempt=attempt, time_limit_s=job.time_limit_s, **mark)
 
 
@@ -102,12 +102,3 @@ def _fallen_due(heap: list[E], now_us: int) -> list[E]:
             if below < len(heap):
                 heappush(seen, (heap[below], below))
     return due
-
-
-def _limit_reached(job: Job, attempt: int, at_us: int) -> bool:
-    return (
-        job.state is JobState.RUNNING
-        and job.attempt == attempt
-        and job.stop is None
-        and job.started_at_us + job.time_limit_s * SECOND_US == at_us
-    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import Any, Final
 
 from msgspec import UNSET
@@ -54,6 +54,11 @@ from horizon.core.state import (
     State,
     Stop,
 )
+
+Moment = tuple[int, int, int]
+"""A time, a job's number, an attempt."""
+STALE_MAX: Final = 1_024
+"""Entries of a heap that may be stale beyond as many as there are jobs that hold something, twice over."""
 
 
 def evolve(state: State, recorded: ev.Recorded) -> None:
@@ -301,7 +306,7 @@ def _updated_around(state: State, job: Job, event: ev.JobUpdated) -> None:
         state.queue.enqueue(job.number, job.priority.rank, job.share, job.shape)
     if job.allocation_state is HELD and job.stop is None:
         _expect_planned_end(state, job)
-        _drop_what_came_back(state)
+        _drop_what_came_back(state, job)
         if job.state is RUNNING:
             _set_deadline(state, job)
 
@@ -336,6 +341,8 @@ def _set_deadline(state: State, job: Job) -> None:
     if job.time_limit_s:
         at_us = job.started_at_us + job.time_limit_s * SECOND_US
         heappush(state.deadlines, (at_us, job.number, job.attempt))
+        if len(state.deadlines) > 2 * len(state.holding) + STALE_MAX:
+            _compact(state.deadlines, state.is_deadline)
 
 
 def _stopping_around(state: State, job: Job, event: Any) -> None:
@@ -348,22 +355,34 @@ def _leaves(state: State, job: Job, by_us: int) -> None:
     """What it holds, if anything, is free by then."""
     if job.allocation_state is not None:
         state.leaving[job.number] = job
-        _expect_back(state, job, by_us, state.recorded_at_us)
+        job.awaited_since_us = state.recorded_at_us
+        expect_end(state, job, by_us)
+        _drop_what_came_back(state, job)
 
 
 def _expect_back(state: State, job: Job, by_us: int, since_us: int) -> None:
     """What it holds is expected back by then, and no time limit sees to it; a minute later it is overdue."""
     expect_end(state, job, by_us)
     job.awaited_since_us = since_us
+    _drop_what_came_back(state, job)
     heappush(state.overdue, (by_us + OVERDUE_AFTER_US, job.number, job.attempt))
-    _drop_what_came_back(state)
+    if len(state.overdue) > 2 * len(state.holding) + STALE_MAX:
+        _compact(state.overdue, state.is_overdue)
 
 
-def _drop_what_came_back(state: State) -> None:
-    """Keep the next moment when something is overdue true."""
+def _drop_what_came_back(state: State, job: Job) -> None:
+    """Keep the next moment when something is overdue true, now that other things are expected of this job."""
     overdue = state.overdue
-    while overdue and not state.is_overdue(*overdue[0]):
-        heappop(overdue)
+    if overdue and overdue[0][1] == job.number:
+        while overdue and not state.is_overdue(*overdue[0]):
+            heappop(overdue)
+
+
+def _compact(heap: list[Moment], holds: Callable[[int, int, int], bool]) -> None:
+    """Without stale entries, which would surface only when their time comes: there are never many more of
+    them than of those that hold. Amortised O(1)."""
+    heap[:] = [entry for entry in heap if holds(*entry)]
+    heapify(heap)
 
 
 def _overdue_around(state: State, job: Job, event: ev.AllocationOverdue) -> None:
@@ -395,16 +414,7 @@ def _preemption_around(state: State, job: Job, event: ev.PreemptionRequested) ->
 
 def _drop_stale(state: State) -> None:
     """Keep the next deadline and the next begin true: what has been overtaken leaves when it surfaces."""
-    while state.deadlines:
-        at_us, number, attempt = state.deadlines[0]
-        job = state.numbered[number - 1]
-        if (
-            job.state is RUNNING
-            and job.attempt == attempt
-            and job.stop is None
-            and at_us == job.started_at_us + job.time_limit_s * SECOND_US
-        ):
-            break
+    while state.deadlines and not state.is_deadline(*state.deadlines[0]):
         heappop(state.deadlines)
     while state.begins:
         at_us, number = state.begins[0]
@@ -479,7 +489,7 @@ def _released_around(state: State, job: Job, event: ev.AllocationReleased) -> No
     if job.array:
         state.arrays[job.array].active -= 1
     _await_no_longer(state, job)
-    _drop_what_came_back(state)
+    _drop_what_came_back(state, job)
     free_what_it_held(state, job)
     state.queue.release(job.share, job.rate, state.recorded_at_us)
     _count_gpus(state, job, -1)

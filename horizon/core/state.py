@@ -18,6 +18,7 @@ from horizon._placement import Cluster
 from horizon._queue import JobQueue
 from horizon.core.model import (
     QUEUED,
+    RUNNING,
     Allocation,
     AllocationState,
     DependencyKind,
@@ -341,8 +342,8 @@ class State(Struct, eq=False):
     deadlines: list[tuple[int, int, int]] = []
     """Heap of (time limit reached at, job number, attempt); stale entries leave when they surface."""
     overdue: list[tuple[int, int, int]] = []
-    """Heap of (overdue at, job number, attempt): what is held by a job that runs without a time limit, or is
-    on its way out. Stale entries leave when they surface."""
+    """Heap of (overdue at, job number, attempt): what is held by a job that runs without a time limit, or was
+    overdue before. Stale entries leave when they surface. What is ``leaving`` is not here."""
     begins: list[tuple[int, int]] = []
     """Heap of (begin time, job number)."""
 
@@ -390,6 +391,12 @@ class State(Struct, eq=False):
     def job_numbered(self, number: int) -> Job | None:
         return self.numbered[number - 1] if 1 <= number <= len(self.numbered) else None
 
+    def is_deadline(self, at_us: int, number: int, attempt: int) -> bool:
+        """Whether a running job reaches its time limit at this time, as an entry of ``deadlines`` says."""
+        job = self.numbered[number - 1]
+        runs = job.state is RUNNING and job.attempt == attempt and job.stop is None
+        return runs and at_us == job.started_at_us + job.time_limit_s * SECOND_US
+
     def is_overdue(self, at_us: int, number: int, attempt: int) -> bool:
         """Whether what a job holds is overdue at this time, as an entry of ``overdue`` says."""
         job = self.numbered[number - 1]
@@ -417,6 +424,7 @@ class State(Struct, eq=False):
     def next_deadline_us(self) -> int | None:
         """When time alone will next change something, for whoever owns the clock."""
         moments = [heap[0][0] for heap in (self.deadlines, self.begins, self.overdue) if heap]
+        moments += [job.expected_us + OVERDUE_AFTER_US for job in self.leaving.values()]
         moments += [booking.end_us for booking in self.bookings.values()]
         moments += [at_us for name, at_us in self.drains.items() if self.to_be_stopped(self.nodes[name])]
         return min(moments, default=None)

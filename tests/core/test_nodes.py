@@ -430,3 +430,11 @@ def test_what_is_expected_back_twice_for_one_time_has_been_waited_for_since_it_w
     world.later(70).cycle().then(ev.AllocationOverdue)
     assert world.job().expected_us == asked_us + 140 * SECOND
     world.check()
+
+
+def test_moments_that_were_overtaken_do_not_pile_up() -> None:
+    world = given(node(gpus=1))
+    for number in range(1, 2_400):
+        world.submit(time_limit_s=86_400 * (number % 2)).cycle().started(number).ended(number)
+    assert max(len(world.state.overdue), len(world.state.deadlines)) < 1_100
+    world.check()
