@@ -432,9 +432,10 @@ def test_what_is_expected_back_twice_for_one_time_has_been_waited_for_since_it_w
     world.check()
 
 
-def test_moments_that_were_overtaken_do_not_pile_up() -> None:
-    world = given(node(gpus=1))
-    for number in range(1, 2_400):
-        world.submit(time_limit_s=86_400 * (number % 2)).cycle().started(number).ended(number)
+@pytest.mark.parametrize("time_limit_s", [0, 86_400])
+def test_moments_that_were_overtaken_do_not_pile_up_behind_one_that_holds(time_limit_s: int) -> None:
+    world = given(node(gpus=2)).submit(time_limit_s=time_limit_s).cycle().started()
+    for number in range(2, 1_500):
+        world.submit(time_limit_s=time_limit_s).later(1).cycle().started(number).ended(number)
     assert max(len(world.state.overdue), len(world.state.deadlines)) < 1_100
     world.check()
