@@ -13,9 +13,10 @@ from horizon.core import events as ev
 from horizon.core import limits
 from horizon.core.admission import task_ids
 from horizon.core.dependencies import verdict
-from horizon.core.model import EXECUTOR, Exit, JobSpec, JobState
+from horizon.core.model import EXECUTOR, AllocationState, Exit, JobSpec, JobState
 from horizon.core.policy import Policy
 from horizon.core.state import SECOND_US, Job, Node, State, Stop
+from horizon.core.words import moment
 
 Events = tuple[ev.Event, ...]
 
@@ -144,6 +145,8 @@ def _update(state: State, c: cmd.Update, given: Given) -> Events:
     if time_limit_s is not UNSET and job.stop is Stop.TIME_LIMIT:
         message = f"job {job.number} has reached its time limit of {job.time_limit_s} s and is being stopped"
         raise Rejected(Refusal.CONFLICT, message, "/time_limit_s")
+    for one in alive if time_limit_s is not UNSET else ():
+        _check_bookings(state, one, time_limit_s)  # type: ignore[arg-type]
     if priority is not UNSET or time_limit_s is not UNSET:
         events.append(ev.JobUpdated(job_id=job.id, priority=priority, time_limit_s=time_limit_s))
     if c.hold is not UNSET and _differs_in_hold(state, job, c.hold):
@@ -152,6 +155,23 @@ def _update(state: State, c: cmd.Update, given: Given) -> Events:
             raise Rejected(Refusal.CONFLICT, message, "/hold")
         events.append(ev.JobHeld(job_id=job.id) if c.hold else ev.JobReleased(job_id=job.id))
     return tuple(events)
+
+
+def _check_bookings(state: State, job: Job, time_limit_s: int) -> None:
+    """What runs may not be given more time than until its nodes are booked. O(bookings)."""
+    if job.allocation_state is not AllocationState.HELD:
+        return
+    limit_s = time_limit_s or state.policy.assumed_time_limit_s
+    end_us = (job.started_at_us or job.scheduled_at_us) + limit_s * SECOND_US
+    for booking in state.bookings.values():
+        if job.expected_us <= booking.start_us < end_us:
+            booked = [placement.node for placement in job.allocation if placement.node in booking.nodes]
+            if booked:
+                message = (
+                    f"job {job.number} would run into booking {booking.id} of {booked[0]}, from "
+                    f"{moment(booking.start_us)}: give it less time, or end the booking"
+                )
+                raise Rejected(Refusal.CONFLICT, message, "/time_limit_s")
 
 
 def _differs_in_hold(state: State, job: Job, hold: bool) -> bool:

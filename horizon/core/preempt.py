@@ -186,6 +186,8 @@ class Search:
         ranks = [rank for rank in range(job.priority.rank + bool(self._reclaims)) if state.preemptible[rank]]
         self._pool = pool
         self.candidates = self._candidates(pool, ranks)
+        self.needless = False
+        """Whether it can start without, once those on their way out are gone."""
         self.again_us = pool.later_us(ranks)
         """When a job that has not run for long enough may be stopped."""
 
@@ -250,6 +252,7 @@ class Search:
         start, or when it can start without, once those on their way out are gone."""
         self._leaving = self._pool.leaving
         if self._fits([]) is not None:
+            self.needless = True
             return None
         if self._state.cluster.nodes_for(self._request, self._avoid) == 1:
             chosen = self._on_one_node()

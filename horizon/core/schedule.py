@@ -173,6 +173,9 @@ class Round:
         self._passed = False
         """Whether a job ahead waits for room."""
         self._searches = 0
+        self._in_vain: set[tuple[int, int]] = set()
+        """Shapes and priorities for which a search has found nobody who could make way. Nor would another: in
+        a cycle there is less to be had from one job to the next."""
         self._pool = Pool(state, now_us)
         self._again_us: int | None = None
 
@@ -577,7 +580,8 @@ class Round:
         """Ask running jobs to stop for this one, if that lets it start."""
         if not self.policy.preemption or not any(self.state.preemptible):
             return False
-        if self._searches >= self.policy.preemption_searches_max:
+        alike = (job.shape, job.priority.rank)
+        if self._searches >= self.policy.preemption_searches_max or (alike in self._in_vain and not avoid):
             return False
         search = Search(
             self.state, self.plan, job, shape.request, duration_us, avoid, self.gpus_of, self._pool
@@ -588,6 +592,8 @@ class Round:
         self._searches += 1
         victims = search.run()
         if victims is None:
+            if not (avoid or search.needless):
+                self._in_vain.add(alike)
             self._consider_later(search)
             return False
         self.plan.claim()

@@ -439,3 +439,11 @@ def test_moments_that_were_overtaken_do_not_pile_up_behind_one_that_holds(time_l
         world.submit(time_limit_s=time_limit_s).later(1).cycle().started(number).ended(number)
     assert max(len(world.state.overdue), len(world.state.deadlines)) < 1_100
     world.check()
+
+
+def test_a_time_limit_is_not_extended_into_a_booking() -> None:
+    world = given().submit(time_limit_s=100).cycle().started()
+    world.when(cmd.Book("b", ("node-1",), world.now_us + 600 * SECOND, world.now_us + 900 * SECOND))
+    world.when(cmd.Update(job_id(1), time_limit_s=601)).then_refused("would run into booking b of node-1")
+    world.when(cmd.Update(job_id(1), time_limit_s=600)).then(ev.JobUpdated)
+    world.check()

@@ -943,3 +943,19 @@ def test_a_job_does_not_wait_for_ever_for_processes_that_will_not_go_where_other
     for _ in range(10):
         world.later(86_400).cycle()
     assert world.job(1).stop is not None
+
+
+def test_those_for_whom_nobody_can_make_way_do_not_keep_others_from_being_looked_at_for_ever() -> None:
+    world = given(node("a", 4), node("b", 4)).policy(min_runtime_s=0)
+    running(world, gpu_count=1)
+    running(world, gpu_count=3, preemptible=True, priority=LOW)
+    running(world, gpu_count=1)
+    running(world, gpu_count=3, preemptible=True, priority=LOW).later(10)
+    for _ in range(8):
+        world.submit("big", gpu_count=4, nodes=1, priority=HIGH)
+    world.submit("small", gpu_count=3, priority=HIGH, time_limit_s=600)
+    for _ in range(5):
+        world.later(100).cycle()
+        if world.stops():
+            return
+    raise AssertionError("nobody was asked to make way")
