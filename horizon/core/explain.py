@@ -136,7 +136,7 @@ def sentence(state: State, cycle: Cycle, room: Room, job: Job, verdict: Verdict 
             return "waits for jobs that make way for it" + (f": {_listed(numbers)}" if numbers else "")
         case Hindrance.NEVER | Hindrance.CLOSED:
             return f"waits for {asked(request)}: the nodes that could hold it take no work now"
-        case Hindrance.ROOM:
+        case Hindrance.ROOM | Hindrance.PLANNED:
             return _no_room(state, room, job, verdict)
 
 

@@ -39,6 +39,9 @@ class Hindrance(Enum):
 
     ROOM = auto()
     """It finds no room, or only where it would delay a reservation."""
+    PLANNED = auto()
+    """The same; and nothing is planned for it, for what is planned for others is all that its quota or its
+    array's limit allows at a time."""
     NEVER = auto()
     """It would not fit were the cluster empty."""
     CLOSED = auto()
@@ -51,7 +54,7 @@ class Hindrance(Enum):
     """Others are being stopped for it."""
 
 
-_FOR_ROOM = (Hindrance.ROOM, Hindrance.CLOSED, Hindrance.CLAIM)
+_FOR_ROOM = (Hindrance.ROOM, Hindrance.PLANNED, Hindrance.CLOSED, Hindrance.CLAIM)
 """What keeps a job for want of room, not because it may not start yet."""
 
 
@@ -170,6 +173,9 @@ class Round:
         self._gpus_taken: dict[int, int] = {}
         """GPUs given away in this cycle, by share."""
         self._tasks_taken: dict[int, int] = {}
+        self._gpus_planned: dict[int, int] = {}
+        """What is planned for besides, by share; and tasks, by array."""
+        self._tasks_planned: dict[int, int] = {}
         self._passed = False
         """Whether a job ahead waits for room."""
         self._searches = 0
@@ -375,7 +381,7 @@ class Round:
             verdict = self._look_at(job, 0, ev.Cause.AGE)
             if verdict is None:
                 return 0
-            if verdict.hindrance in (Hindrance.ROOM, Hindrance.CLAIM):
+            if verdict.hindrance in (Hindrance.ROOM, Hindrance.PLANNED, Hindrance.CLAIM):
                 self.job_verdicts[number] = verdict
                 return number
             if verdict.hindrance is Hindrance.QUOTA and not kept and self._may_ever_hold(job):
@@ -450,11 +456,9 @@ class Round:
     def _look_at(self, job: Job, rank: int, cause: ev.Cause = ev.Cause.PRIORITY) -> Verdict | None:
         """Start the job, or say why not; then plan for it as far as the policy allows."""
         shape = self.state.shapes[job.shape]
-        if not self._array_has_room(shape):
-            return Verdict(Hindrance.ARRAY, held=self._tasks_of(shape.array))
-        share = self._over_quota(job)
-        if share is not None:
-            return Verdict(Hindrance.QUOTA, share, self.gpus_of(share))
+        kept = self._kept_by_a_bound(job, shape)
+        if kept is not None:
+            return kept
         known = self._known_too_long(shape)
         if known is not None and not self._may_go_over_reservations(job):
             return known
@@ -470,9 +474,20 @@ class Round:
         if self._make_way(job, shape, duration_us, avoid):
             return Verdict(Hindrance.CLAIM)
         after = len(self.reservations)
-        if self._may_reserve and not self._reserve(job, rank, duration_us, avoid):
-            return Verdict(Hindrance.CLOSED)
+        if self._may_reserve:
+            if self._kept_by_a_bound(job, shape, planned=True) is not None:
+                return Verdict(Hindrance.PLANNED, after=after)
+            if not self._reserve(job, rank, duration_us, avoid):
+                return Verdict(Hindrance.CLOSED)
         return Verdict(Hindrance.ROOM, after=after)
+
+    def _kept_by_a_bound(self, job: Job, shape: Shape, planned: bool = False) -> Verdict | None:
+        """Whether its array's limit or a quota keeps it; ``planned`` counts what is planned for others, too:
+        no more is planned for at a time than may be held."""
+        if not self._array_has_room(shape, planned):
+            return Verdict(Hindrance.ARRAY, held=self._tasks_of(shape.array, planned))
+        share = self._over_quota(job, planned)
+        return None if share is None else Verdict(Hindrance.QUOTA, share, self.gpus_of(share, planned))
 
     def _place(self, job: Job, duration_us: int, avoid: list[int]) -> Found | None:
         """Where the job can start: where that delays no reservation, else over reservations if it may."""
@@ -504,19 +519,20 @@ class Round:
             else []
         )
 
-    def _array_has_room(self, shape: Shape) -> bool:
+    def _array_has_room(self, shape: Shape, planned: bool = False) -> bool:
         """Whether one more task of the array, if it has a limit, may hold resources."""
         if not shape.array:
             return True
         limited = self.state.arrays[shape.array].job.spec.array
         assert limited is not None
-        return self._tasks_of(shape.array) < limited.limit
+        return self._tasks_of(shape.array, planned) < limited.limit
 
-    def _tasks_of(self, array: int) -> int:
+    def _tasks_of(self, array: int, planned: bool = False) -> int:
         """The tasks of the array that hold resources, with those that were promised some in this cycle."""
-        return self.state.arrays[array].active + self._tasks_taken.get(array, 0)
+        tasks = self.state.arrays[array].active + self._tasks_taken.get(array, 0)
+        return tasks + (self._tasks_planned.get(array, 0) if planned else 0)
 
-    def _over_quota(self, job: Job) -> int | None:
+    def _over_quota(self, job: Job, planned: bool = False) -> int | None:
         """The account that would hold more GPUs than it may; None when none would."""
         if not job.spec.gpu_count:
             return None
@@ -524,13 +540,14 @@ class Round:
         while share.parent >= 0:
             share = self.state.shares[share.parent]
             most = self._quotas.get(share.id, share.max_gpus)
-            if most >= 0 and self.gpus_of(share.id) + job.spec.gpu_count > most:
+            if most >= 0 and self.gpus_of(share.id, planned) + job.spec.gpu_count > most:
                 return share.id
         return None
 
-    def gpus_of(self, share: int) -> int:
+    def gpus_of(self, share: int, planned: bool = False) -> int:
         """What the share holds, with what it got in this cycle and what is claimed for it."""
-        return self.state.shares[share].gpus_held + self._gpus_taken.get(share, 0)
+        gpus = self.state.shares[share].gpus_held + self._gpus_taken.get(share, 0)
+        return gpus + (self._gpus_planned.get(share, 0) if planned else 0)
 
     def _start(self, job: Job, found: Found, cause: ev.Cause, rank: int) -> None:
         state = self.state
@@ -553,20 +570,23 @@ class Round:
             )
         )
 
-    def _count(self, job: Job, sign: int) -> None:
+    def _count(self, job: Job, sign: int, planned: bool = False) -> None:
         """Counts (+1) or no longer counts (-1) what the job will hold against quotas and array limits."""
+        gpus = self._gpus_planned if planned else self._gpus_taken
+        tasks = self._tasks_planned if planned else self._tasks_taken
         share = self.state.shares[job.share]
         while job.spec.gpu_count and share.parent >= 0:
             share = self.state.shares[share.parent]
-            self._gpus_taken[share.id] = self._gpus_taken.get(share.id, 0) + sign * job.spec.gpu_count
+            gpus[share.id] = gpus.get(share.id, 0) + sign * job.spec.gpu_count
         if job.array:
-            self._tasks_taken[job.array] = self._tasks_taken.get(job.array, 0) + sign
+            tasks[job.array] = tasks.get(job.array, 0) + sign
 
     def _reserve(self, job: Job, rank: int, duration_us: int, avoid: list[int]) -> bool:
         planned = self.plan.earliest(self.state.shapes[job.shape].request, duration_us, avoid)
         if planned is None:
             return False
         self.plan.reserve()
+        self._count(job, 1, planned=True)
         start_us, indices = planned
         nodes = tuple(self.state.node_names[index] for index in indices)
         self.reservations.append(Reservation(job.number, start_us, nodes, duration_us, rank))

@@ -1121,15 +1121,23 @@ class Checker:
         self._check_eldest_planned_first(now_us, reservations)
 
     def _check_eldest_planned_first(self, now_us: int, reservations: Reservations) -> None:
-        """Of the planned starts of each priority the first is that of whoever has waited for too long."""
+        """Of the planned starts of each priority the first is that of whoever has waited for too long, unless
+        what is planned for others may leave too little of a bound on both."""
         eligible = list(self.eligible())
         firsts: dict[Priority, tuple[int, int]] = {}
         for number, rank, _ in reservations:
             firsts.setdefault(self.numbered[number].priority, (number, rank))
         for job in eligible:
             first = firsts.get(job.priority)
-            if first and self._is_eldest(job, eligible, now_us) and first != (job.number, 0):
+            bound = any(self._share_a_bound(self.numbered[number], job) for number, _, _ in reservations)
+            if first and not bound and self._is_eldest(job, eligible, now_us) and first != (job.number, 0):
                 self.broken(f"job {first[0]} was planned for before job {job.number}, which waited longer")
+
+    def _share_a_bound(self, one: Job, other: Job) -> bool:
+        """Whether what the one holds counts against what the other may."""
+        accounts = (name for name in upwards(one.spec.account) if within(other.spec.account, name))
+        quota = any(self.quotas.get(name, (-1, 0))[0] >= 0 for name in accounts)
+        return one is not other and (quota or (one.array is not None and one.array is other.array))
 
     def _check_nothing_due(self, now_us: int) -> None:
         for job in self.jobs.values():

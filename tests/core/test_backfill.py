@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from heapq import heappop, heappush
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from horizon.core import commands as cmd
 from horizon.core import events as ev
-from horizon.core.model import JobState, Priority
+from horizon.core.model import Array, IndexRange, JobState, Priority
 from horizon.core.policy import Order, Policy
 from tests.core.spec import SECOND, World, given, job_id, node
 
@@ -419,3 +420,33 @@ def test_a_cycle_over_a_blocked_queue_is_bounded_by_its_shapes_and_plans() -> No
         world.submit(gpu_count=8)
     assert world.cycle().last_cycle.examined <= 5
     world.check()
+
+
+def two_nodes_with_a_gpu_free() -> World:
+    """On each a job runs that takes the other three, for 1,000 s."""
+    world = given(node("a", 4), node("b", 4))
+    for number in (1, 2):
+        world.submit(gpu_count=3, time_limit_s=1_000).cycle().started(number)
+    return world
+
+
+def test_no_more_tasks_are_planned_for_at_one_time_than_the_limit_of_their_array_says() -> None:
+    world = two_nodes_with_a_gpu_free()
+    world.submit("bob", array=Array((IndexRange(0, 1),), 1), gpu_count=4, time_limit_s=3_600).cycle()
+    spans = sorted((one.start_us, one.start_us + one.duration_us) for one in world.last_cycle.reservations)
+    assert all(ends <= begins for (_, ends), (begins, _) in pairwise(spans))
+
+
+def test_no_more_gpus_are_planned_for_at_one_time_than_an_account_may_hold() -> None:
+    world = two_nodes_with_a_gpu_free().when(cmd.SetShare("red", max_gpus=4))
+    world.submit("bob", account="red", gpu_count=4, time_limit_s=3_600)
+    world.submit("bob", account="red", gpu_count=4, time_limit_s=3_600).cycle()
+    spans = sorted((one.start_us, one.start_us + one.duration_us) for one in world.last_cycle.reservations)
+    assert all(ends <= begins for (_, ends), (begins, _) in pairwise(spans))
+
+
+def test_a_job_that_delays_nobody_who_could_start_then_is_started() -> None:
+    world = two_nodes_with_a_gpu_free()
+    world.submit("bob", array=Array((IndexRange(0, 1),), 1), gpu_count=4, time_limit_s=3_600)
+    world.submit("cyd", gpu_count=1, time_limit_s=2_000).cycle()
+    assert world.starts() == [6]
