@@ -9,7 +9,7 @@ import re
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
@@ -84,3 +84,11 @@ async def scheduler(database: str, tmp_path: Path) -> AsyncIterator[Scheduler]:
     running = await start_scheduler(database, tmp_path, "8xH100")
     yield running
     await running.stop_checked()
+
+
+@pytest.fixture
+async def admin(database: str) -> AsyncIterator[asyncpg.Connection[Any]]:
+    """A superuser's connection to the same database."""
+    connection = await asyncpg.connect(database)
+    yield connection
+    await connection.close()

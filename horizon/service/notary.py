@@ -51,7 +51,6 @@ STOP_S_MAX: Final = 10.0
 """How long the last checkpoint may take when the scheduler stops."""
 STOP_TRIES_MAX: Final = 5
 """How often the store is asked for it: more often than a store has connections that may have broken."""
-HASH_BYTES: Final = 32
 
 
 class Distrust(Exception):
@@ -244,7 +243,7 @@ class Notary:
             frontier = self._frontier
             checkpoint = Checkpoint(self._origin, frontier.size, frontier.root(), self._tip)
             note = signed(checkpoint, self._signers)
-            self._unfiled = Signed(frontier.size, b"".join(frontier.hashes), note)
+            self._unfiled = Signed(frontier.size, frontier.packed(), note)
         if self._noted < self._unfiled.size:
             await asyncio.to_thread(self._notes.append, self._unfiled.note)
             self._noted = self._unfiled.size
@@ -327,11 +326,8 @@ def _in_force(state: State, size: int) -> list[str]:
 
 def _frontier(newest: Signed, checkpoint: Checkpoint) -> Frontier:
     """Where the tree of a checkpoint goes on. Raises ``Distrust`` when it is not of that tree."""
-    hashes = newest.frontier
     try:
-        frontier = Frontier(
-            newest.size, [hashes[at : at + HASH_BYTES] for at in range(0, len(hashes), HASH_BYTES)]
-        )
+        frontier = Frontier.unpacked(newest.size, newest.frontier)
     except ValueError:
         frontier = Frontier()
     if newest.size != checkpoint.size or frontier.root() != checkpoint.root:

@@ -142,7 +142,7 @@ class _Audit:
         size = self.frontier.size
         while self._next_in_table is not None and self._next_in_table.size <= size:
             signed = self._next_in_table
-            if signed.frontier != b"".join(self.frontier.hashes):
+            if signed.frontier != self.frontier.packed():
                 raise Unsound(size, f"the frontier in {TABLE} at {signed.size} is not that of the log")
             self._check(Said(signed.size, TABLE, signed.note))
             self.in_table += 1

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -23,7 +24,6 @@ from horizon.store.reader import LogReader
 from horizon.store.tree import Frontier
 
 VERSION: Final = 1
-HASH_BYTES: Final = 32
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -143,10 +143,8 @@ async def frontier_at(reader: LogReader, size: int) -> tuple[Frontier, bytes]:
     near = await reader.newest_checkpoint(size)
     frontier, tip = Frontier(), GENESIS_HASH
     if near is not None:
-        hashes = near.frontier
-        parts = [hashes[at : at + HASH_BYTES] for at in range(0, len(hashes), HASH_BYTES)]
-        if len(parts) == near.size.bit_count():
-            frontier = Frontier(near.size, parts)
+        with suppress(ValueError):  # somebody has spoilt it: then from the beginning
+            frontier = Frontier.unpacked(near.size, near.frontier)
             rows: list[Any] = await reader.fetch("SELECT hash FROM events WHERE position = $1", near.size)
             tip = rows[0]["hash"] if rows else GENESIS_HASH
     async for tip in reader.hashes(frontier.size, size):

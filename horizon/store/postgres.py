@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, Final
 
 import asyncpg
@@ -38,7 +38,7 @@ READ_EVENTS: Final = 5_000
 """Events per read: short reads hold no snapshot that would keep the head row from being pruned."""
 PARTITION_MARGIN: Final = 1_000_000
 """The next partition is made when fewer positions than this have one."""
-READ_CHECKPOINTS: Final = 1_000
+_READ_CHECKPOINTS: Final = 1_000
 READERS_MAX: Final = 4
 CONNECT_S_MAX: Final = 10.0
 
@@ -69,7 +69,7 @@ COLUMNS: Final = """position, recorded_at_us, epoch, type, schema_version, strea
                      command_id, correlation_id, causation, payload, hash"""
 SELECT_EVENTS: Final = f"SELECT {COLUMNS} FROM events WHERE position > $1 ORDER BY position LIMIT $2"
 _SELECT_AT: Final = f"SELECT {COLUMNS} FROM events WHERE position = ANY($1::bigint[]) ORDER BY position"
-SELECT_CHECKPOINTS: Final = """SELECT size, frontier, note FROM checkpoints WHERE size > $1
+_SELECT_CHECKPOINTS: Final = """SELECT size, frontier, note FROM checkpoints WHERE size > $1
                                 ORDER BY size LIMIT $2"""
 SELECT_HEAD: Final = "SELECT log_id, epoch, position, tip, recorded_at_us FROM log_head WHERE id = 1"
 _ELECT: Final = """UPDATE log_head SET epoch = epoch + 1, leader = $1 WHERE id = 1 AND (leader = $1 OR NOT $2)
@@ -288,11 +288,8 @@ class PostgresStore:
         rows = await self._fetch("SELECT size, frontier, note FROM checkpoints ORDER BY size DESC LIMIT 1")
         return Signed(*rows[0]) if rows else None
 
-    async def checkpoints(self, after: int = 0) -> AsyncIterator[Signed]:
-        while rows := await self._fetch(SELECT_CHECKPOINTS, after, READ_CHECKPOINTS):
-            for row in rows:
-                yield Signed(*row)
-            after = rows[-1]["size"]
+    def checkpoints(self, after: int = 0) -> AsyncIterator[Signed]:
+        return checkpoints_by(self._fetch, after)
 
     async def ping(self) -> None:
         await self._fetch("SELECT 1")
@@ -397,6 +394,14 @@ async def _check_schema(connection: asyncpg.Connection[Any]) -> None:
         raise Unavailable(
             f"the log is not protected against change: triggers are missing or disabled on {names}"
         )
+
+
+async def checkpoints_by(fetch: Callable[..., Awaitable[list[Any]]], after: int) -> AsyncIterator[Signed]:
+    """The checkpoints over more than so many events, the smallest first, in short reads."""
+    while rows := await fetch(_SELECT_CHECKPOINTS, after, _READ_CHECKPOINTS):
+        for row in rows:
+            yield Signed(*row)
+        after = rows[-1]["size"]
 
 
 def head_of(row: Any) -> Head:

@@ -15,12 +15,11 @@ from horizon.store.migrate import SCHEMA_REVISION, current_revision
 from horizon.store.port import Head, Signed, Unavailable
 from horizon.store.postgres import (
     COLUMNS,
-    READ_CHECKPOINTS,
     READ_EVENTS,
-    SELECT_CHECKPOINTS,
     SELECT_EVENTS,
     SELECT_HEAD,
     TROUBLE,
+    checkpoints_by,
     connect,
     head_of,
 )
@@ -86,12 +85,9 @@ class LogReader:
                 yield row["hash"]
             after = rows[-1]["position"]
 
-    async def checkpoints(self, after: int = 0) -> AsyncIterator[Signed]:
+    def checkpoints(self, after: int = 0) -> AsyncIterator[Signed]:
         """Those over more than so many events, the smallest first."""
-        while rows := await self.fetch(SELECT_CHECKPOINTS, after, READ_CHECKPOINTS):
-            for row in rows:
-                yield Signed(*row)
-            after = rows[-1]["size"]
+        return checkpoints_by(self.fetch, after)
 
     async def newest_checkpoint(self, size_max: int = 2**63 - 1) -> Signed | None:
         """The largest of those over at most so many events."""

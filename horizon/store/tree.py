@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterable
 from hashlib import sha256
 from typing import Final
 
+HASH_BYTES: Final = 32
 EMPTY_ROOT: Final = sha256(b"").digest()
 
 
@@ -30,6 +31,17 @@ class Frontier:
         self.hashes = list(hashes)
         if len(self.hashes) != size.bit_count():
             raise ValueError(f"a frontier of {size} leaves has {size.bit_count()} hashes")
+
+    @classmethod
+    def unpacked(cls, size: int, packed: bytes) -> Frontier:
+        """From what ``packed`` gave. Raises ``ValueError`` when it is no frontier of so many leaves."""
+        if len(packed) % HASH_BYTES:
+            raise ValueError(f"{len(packed)} bytes are no whole number of hashes")
+        return cls(size, (packed[at : at + HASH_BYTES] for at in range(0, len(packed), HASH_BYTES)))
+
+    def packed(self) -> bytes:
+        """The hashes in one, to be kept."""
+        return b"".join(self.hashes)
 
     def add(self, leaf: bytes) -> None:
         """One more leaf, at the end. O(1) amortised."""

@@ -209,12 +209,18 @@ def test_a_running_job_is_told_where_it_runs_and_until_when(number: int) -> None
     assert " at most" in told.summary
 
 
-def test_the_quota_that_a_job_is_told_of_counts_what_is_kept_for_others_of_its_account() -> None:
+def promised_two() -> World:
+    """Others make way for job 2, which is to have all of its account's quota; job 3 is of that account."""
     world = given(node("a", 2), node("b", 2, "A100")).policy(min_runtime_s=0)
     world.when(cmd.SetShare("q", max_gpus=2))
     running(world, gpu_count=2, gpu_type="H100", preemptible=True)
     world.submit(account="q", gpu_count=2, gpu_type="H100", priority=HIGH).cycle()
     world.submit(account="q", gpu_count=1, gpu_type="A100").cycle().then_no_start()
+    return world
+
+
+def test_the_quota_that_a_job_is_told_of_counts_what_is_kept_for_others_of_its_account() -> None:
+    world = promised_two()
     assert reason_of(world, 3) == (
         "waits for the quota of q: it holds or is promised 2 of at most 2 GPUs, and the job asks for 1"
     )
@@ -260,11 +266,7 @@ def test_a_priority_is_not_said_to_help_a_task_that_its_array_keeps_waiting() ->
 
 
 def test_the_quota_that_would_start_a_job_is_more_than_it_has() -> None:
-    world = given(node("a", 2), node("b", 2, "A100")).policy(min_runtime_s=0)
-    world.when(cmd.SetShare("q", max_gpus=2))
-    running(world, gpu_count=2, gpu_type="H100", preemptible=True)
-    world.submit(account="q", gpu_count=2, gpu_type="H100", priority=HIGH).cycle()
-    world.submit(account="q", gpu_count=1, gpu_type="A100").cycle().then_no_start()
+    world = promised_two()
     assert would_start_it(explained(world, 3)) == [("max_gpus", "3")]
 
 

@@ -69,13 +69,6 @@ async def house(database: str, tmp_path: Path) -> AsyncIterator[House]:
         await engine.stop()
 
 
-@pytest.fixture
-async def admin(database: str) -> AsyncIterator[asyncpg.Connection[Any]]:
-    connection = await asyncpg.connect(database)
-    yield connection
-    await connection.close()
-
-
 async def submit(engine: Engine, count: int) -> None:
     for _ in range(count):
         while True:

@@ -19,13 +19,6 @@ from tests.store.contract import drafts
 
 
 @pytest.fixture
-async def admin(database: str) -> AsyncIterator[asyncpg.Connection[Any]]:
-    connection = await asyncpg.connect(database)
-    yield connection
-    await connection.close()
-
-
-@pytest.fixture
 async def reader(database: str, admin: asyncpg.Connection[Any]) -> AsyncIterator[LogReader]:
     """Of a log of twelve events with checkpoints over 4, 8 and 12, as a login of the auditor's role."""
     store = PostgresStore(database)
@@ -36,9 +29,7 @@ async def reader(database: str, admin: asyncpg.Connection[Any]) -> AsyncIterator
         frontier.add(one.hash)
         if frontier.size % 4 == 0:
             checkpoint = Checkpoint(key.public.name, frontier.size, frontier.root(), one.hash)
-            await store.add_checkpoint(
-                Signed(frontier.size, b"".join(frontier.hashes), signed(checkpoint, [key]))
-            )
+            await store.add_checkpoint(Signed(frontier.size, frontier.packed(), signed(checkpoint, [key])))
     await store.close()
     name = await admin.fetchval("SELECT current_database()")
     await admin.execute(f'CREATE ROLE "auditor_of_{name}" LOGIN IN ROLE horizon_auditor')

@@ -43,14 +43,6 @@ async def connect(database: str) -> AsyncIterator[Connect]:
         await store.close()
 
 
-@pytest.fixture
-async def admin(database: str) -> AsyncIterator[asyncpg.Connection[Any]]:
-    """A superuser's connection to the same database."""
-    connection = await asyncpg.connect(database)
-    yield connection
-    await connection.close()
-
-
 class TestPostgresStore(StoreContract):
     @pytest.fixture
     def connect(self, connect: Connect) -> Connect:
