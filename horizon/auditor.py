@@ -53,6 +53,14 @@ MOVES: dict[str, tuple[tuple[str, ...], str]] = {
     "AllocationReleased": (("Queued", "Preempted", *ENDED), ""),
 }
 """What may happen to a job in which states, and its state after that, where it is another."""
+VERSIONS = {
+    **dict.fromkeys(("JobSubmitted", *MOVES), 1),
+    **dict.fromkeys(("NodeRegistered", "NodeChanged", "NodeLost", "NodeCordoned", "NodeResumed"), 1),
+    **dict.fromkeys(("DeviceFailed", "DeviceRecovered", "BookingMade", "BookingEnded"), 1),
+    **dict.fromkeys(("ShareSet", "QuotaSet", "PolicySet", "SigningKeySet"), 1),
+    "LeaderElected": 2,
+}
+"""The types of events that this knows, each up to a version: it does not judge what it does not know."""
 OF_ARRAYS = ("JobHeld", "JobReleased", "JobUpdated", "JobFailed", "JobCancelled")
 
 
@@ -181,6 +189,9 @@ class Audit:
     def event(self, at: int, line: dict[str, Any], payload: dict[str, Any]) -> None:
         if payload["type"] != line["type"]:
             raise Wrong(at, f"it is filed as a {line['type']} and holds a {payload['type']}")
+        version = line["schema_version"]
+        if not 1 <= version <= VERSIONS.get(line["type"], 0):
+            raise Wrong(at, f"it is a {line['type']} of version {version}: a newer auditor may know it")
         if line["recorded_at_us"] < self.recorded_at_us:
             raise Wrong(at, "time goes back")
         if not 0 <= line["causation"] < at:

@@ -264,8 +264,8 @@ GOLDEN: list[tuple[ev.Event, str]] = [
     ),
     (ev.ShareSet(path="research", weight=3), '{"type":"ShareSet","path":"research","weight":3}'),
     (
-        ev.LeaderElected(epoch=2, host="h", pid=7, version="0.1.0", config_digest="ef"),
-        '{"type":"LeaderElected","epoch":2,"host":"h","pid":7,"version":"0.1.0","config_digest":"ef"}',
+        ev.LeaderElected(epoch=2, host="h", pid=7, version="0.1.0", config_digest="ef", decisions=3),
+        '{"type":"LeaderElected","epoch":2,"host":"h","pid":7,"version":"0.1.0","config_digest":"ef","decisions":3}',
     ),
     (
         ev.AllocationOverdue(job_id=ID, attempt=2, until_us=9),

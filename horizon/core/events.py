@@ -365,6 +365,8 @@ class LeaderElected(Event, frozen=True):
     pid: int
     version: str
     config_digest: str
+    decisions: int
+    """Which code decides (``core.schedule.DECISIONS``); 0 where it was not recorded."""
 
     @property
     def stream(self) -> str:
@@ -419,8 +421,11 @@ AnyEvent = (
 )
 EVENT_TYPES: Final[tuple[type[Event], ...]] = get_args(AnyEvent)
 
-SCHEMA_VERSIONS: Final[dict[str, int]] = {cls.__name__: 1 for cls in EVENT_TYPES}
-"""The version of each type that this program writes; it refuses to fold a newer one."""
+SCHEMA_VERSIONS: Final[dict[str, int]] = dict.fromkeys((cls.__name__ for cls in EVENT_TYPES), 1) | {
+    "LeaderElected": 2,
+}
+"""The version of each type that this program writes. It reads older ones, too (``core.upcast``), and refuses
+to fold a newer one."""
 
 
 class Stored(Struct, frozen=True, gc=False):

@@ -24,6 +24,11 @@ from horizon.core.policy import UNLIMITED, Order, Policy
 from horizon.core.preempt import Pool, Search, Victims, below_guarantee, may_give_way
 from horizon.core.state import COST_PER_GPU, SECOND_US, Claim, Job, Request, Shape, State
 
+DECISIONS = 1
+"""Which code decides: recorded with every election, so that whoever runs a cycle again knows whether this is
+the code that ran it. To be raised by one with every change, here or in what this stands on (``core.preempt``,
+``core.explain``, ``core.due``, ``_queue``, ``_placement``), by which some state leads to other decisions."""
+
 Found = list[tuple[int, tuple[int, ...]]]
 """A node's number and the slots of its devices, for each part of a request."""
 

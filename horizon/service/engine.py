@@ -27,7 +27,7 @@ from horizon.core.blobs import decode_environment
 from horizon.core.decide import Events, Given, Rejected, decide
 from horizon.core.evolve import evolve
 from horizon.core.model import EXECUTOR, SCHEDULER, AllocationState, Exit, JobState
-from horizon.core.schedule import Cycle, schedule
+from horizon.core.schedule import DECISIONS, Cycle, schedule
 from horizon.core.state import Job, State
 from horizon.executors.port import AttemptKey, Executor, ExecutorError, Held, Launch
 from horizon.service.batch import BatchBuilder
@@ -229,6 +229,7 @@ class Engine:
             pid=os.getpid(),
             version=horizon.__version__,
             config_digest=self._config.digest(),
+            decisions=DECISIONS,
         )
         batch.add((elected, *announced), SCHEDULER, self.ids.new(), 0)
         if not self.state.policy_version:

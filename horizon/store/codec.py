@@ -12,11 +12,11 @@ from hashlib import sha256
 from struct import Struct as Packer
 from typing import Final
 
-import msgspec
 from msgspec.structs import force_setattr
 
 from horizon.core import events as ev
 from horizon.core.events import Draft, Recorded, Stored
+from horizon.core.upcast import upcast
 from horizon.store.port import Corrupt, Head
 
 HEADER_VERSION: Final = 1
@@ -88,9 +88,10 @@ def after(head: Head, sealed: Sequence[Recorded]) -> Head:
 
 
 def open_payload(position: int, type: str, schema_version: int, payload: bytes) -> ev.Event:
-    """The event in a stored payload. An unknown or newer shape stops the program: never guess at it."""
+    """The event in a stored payload, in the shape of today. An unknown or newer one stops the program: never
+    guess at it."""
     known = ev.SCHEMA_VERSIONS.get(type)
-    if known is None or schema_version > known:
+    if known is None or not 1 <= schema_version <= known:
         knows = "no such type" if known is None else f"it up to version {known}"
         message = (
             f"event {position} is a {type} of schema version {schema_version}; this Horizon knows {knows}: "
@@ -98,8 +99,10 @@ def open_payload(position: int, type: str, schema_version: int, payload: bytes) 
         )
         raise Corrupt(message)
     try:
+        if schema_version < known:
+            payload = upcast(type, schema_version, known, payload)
         event = ev.decode(payload)
-    except msgspec.MsgspecError as error:
+    except ValueError as error:
         raise Corrupt(f"event {position} ({type}) cannot be read: {error}") from error
     if event.__class__.__name__ != type:
         raise Corrupt(f"event {position} is filed as a {type} but holds a {event.__class__.__name__}")

@@ -61,7 +61,7 @@ def test_what_may_come_next_is_no_fault() -> None:
         scheduled(2, gpus(*range(8))),
         ev.JobCompleted(job_id=job_id(1), attempt=1, exit=OK),
         ev.JobCancelled(job_id=job_id(4), by="owner"),
-        ev.LeaderElected(epoch=2, host="h", pid=1, version="", config_digest=""),
+        ev.LeaderElected(epoch=2, host="h", pid=1, version="", config_digest="", decisions=1),
     ):
         epoch = 2 if isinstance(event, ev.LeaderElected) else 1
         words = judged(made, event, epoch=epoch)
@@ -87,7 +87,7 @@ def submitted(number: int, id: int, **fields: Any) -> ev.JobSubmitted:
             "does not belong to the story of job 2",
         ),
         (
-            ev.LeaderElected(epoch=1, host="", pid=1, version="", config_digest=""),
+            ev.LeaderElected(epoch=1, host="", pid=1, version="", config_digest="", decisions=1),
             {},
             "is elected in epoch 1",
         ),

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from horizon import auditor
+from horizon.core import events as ev
 from horizon.store.export import event_line
 from tests.core.worlds import live
 from tests.vectors import make
@@ -47,6 +48,10 @@ def test_the_vectors_are_what_they_always_were() -> None:
     assert {path.name for path in make.HERE.iterdir() if path.suffix not in (".py", "")} == made.keys()
     for name, data in made.items():
         assert (make.HERE / name).read_bytes() == data, name
+
+
+def test_it_knows_what_is_written_today() -> None:
+    assert auditor.VERSIONS == ev.SCHEMA_VERSIONS
 
 
 def test_it_runs_alone(tmp_path: Path) -> None:

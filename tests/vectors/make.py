@@ -39,7 +39,7 @@ Log = list[ev.Recorded]
 
 
 def history() -> Log:
-    """The life of a job and of an array, under two leaders and two keys."""
+    """The life of a job and of an array, under two leaders and two keys; the first is of an older Horizon."""
     inventory = Inventory("node-1", 32, 262_144, (Device("GPU-1", 0, "H100", 81_559),), simulated=True)
     place = (Placement("node-1", ("GPU-1",)),)
     array = Array((IndexRange(0, 4, 2),))
@@ -52,8 +52,8 @@ def history() -> Log:
         "score": 0.5,
         "policy_version": 1,
     }
-    elected = {"host": "h", "version": "0.1.0", "config_digest": "ef"}
-    return sealed(
+    elected = {"host": "h", "version": "0.1.0", "config_digest": "ef", "decisions": 1}
+    log = sealed(
         [
             (1, ev.LeaderElected(epoch=1, pid=7, **elected)),
             (1, ev.SigningKeySet(key=str(FIRST.public), by="scheduler")),
@@ -82,6 +82,8 @@ def history() -> Log:
             (3, ev.ShareSet(path="research", weight=3)),
         ]
     )
+    old = log[0].payload.replace(b',"decisions":1', b"")
+    return changed(log, 1, True, schema_version=1, payload=old)
 
 
 VERSIONS: Final = [1, 2, 1, 1, 1, 1, 2, 3, 2, 4, 5, 6, 3, 4, 3, 4, 5, 4, 7, 1]
@@ -234,6 +236,8 @@ def against_the_rules(log: Log, under: dict[int, str]) -> Iterable[Vector]:
         ("never-submitted", "a job was never submitted", instead(log, 20, ev.JobHeld(job_id="x"), 1)),
         ("released-twice", "what was released is released again",
          instead(log, 20, ev.AllocationReleased(job_id=TASK, attempt=1), 8)),
+        ("of-a-newer-version", "a version of a type that is not known yet",
+         changed(log, 20, True, schema_version=2)),
         ("number-skipped", "a job's number skips one",
          instead(log, 20, ev.JobSubmitted(job_id=A[:-1] + "8", number=7, spec=JobSpec("eve", "true")), 1)),
     ]  # fmt: skip
