@@ -55,10 +55,10 @@ MOVES: dict[str, tuple[tuple[str, ...], str]] = {
 """What may happen to a job in which states, and its state after that, where it is another."""
 VERSIONS = {
     **dict.fromkeys(("JobSubmitted", *MOVES), 1),
-    **dict.fromkeys(("NodeRegistered", "NodeChanged", "NodeLost", "NodeCordoned", "NodeResumed"), 1),
-    **dict.fromkeys(("DeviceFailed", "DeviceRecovered", "BookingMade", "BookingEnded"), 1),
-    **dict.fromkeys(("ShareSet", "QuotaSet", "PolicySet", "SigningKeySet"), 1),
-    "LeaderElected": 2,
+    **dict.fromkeys(("JobHeld", "JobReleased", "JobUpdated", "NodeResumed", "DeviceRecovered"), 2),
+    **dict.fromkeys(("BookingEnded", "ShareSet", "QuotaSet", "PolicySet", "LeaderElected"), 2),
+    **dict.fromkeys(("NodeRegistered", "NodeChanged", "NodeLost", "NodeCordoned", "DeviceFailed"), 1),
+    **dict.fromkeys(("BookingMade", "SigningKeySet"), 1),
 }
 """The types of events that this knows, each up to a version: it does not judge what it does not know."""
 OF_ARRAYS = ("JobHeld", "JobReleased", "JobUpdated", "JobFailed", "JobCancelled")

@@ -172,6 +172,32 @@ GOLDEN: list[tuple[ev.Event, str]] = [
         f'{{"type":"JobFailed","job_id":"{ID}","reason":"after_ok of job 1 can never hold",{BY_JSON}}}',
     ),
     (ev.JobHeld(job_id=ID), f'{{"type":"JobHeld","job_id":"{ID}"}}'),
+    (ev.JobHeld(job_id=ID, reason="bad"), f'{{"type":"JobHeld","job_id":"{ID}","reason":"bad"}}'),
+    (ev.JobReleased(job_id=ID, reason="fixed"), f'{{"type":"JobReleased","job_id":"{ID}","reason":"fixed"}}'),
+    (
+        ev.JobUpdated(job_id=ID, time_limit_s=60, reason="a demo"),
+        f'{{"type":"JobUpdated","job_id":"{ID}","time_limit_s":60,"reason":"a demo"}}',
+    ),
+    (
+        ev.NodeResumed(node="node-1", by="owner", reason="new fan"),
+        '{"type":"NodeResumed","node":"node-1","by":"owner","reason":"new fan"}',
+    ),
+    (
+        ev.DeviceRecovered(node="node-1", device="GPU-1", by="owner", reason="reseated"),
+        '{"type":"DeviceRecovered","node":"node-1","device":"GPU-1","by":"owner","reason":"reseated"}',
+    ),
+    (
+        ev.BookingEnded(booking="b", by="owner", reason="done"),
+        '{"type":"BookingEnded","booking":"b","by":"owner","reason":"done"}',
+    ),
+    (
+        ev.ShareSet(path="research", weight=3, reason="deadline"),
+        '{"type":"ShareSet","path":"research","weight":3,"reason":"deadline"}',
+    ),
+    (
+        ev.QuotaSet(path="research", max_gpus=8, reason="budget"),
+        '{"type":"QuotaSet","path":"research","max_gpus":8,"reason":"budget"}',
+    ),
     (
         ev.JobReleased(job_id=ID, begin_reached=True),
         f'{{"type":"JobReleased","job_id":"{ID}","begin_reached":true}}',

@@ -62,9 +62,9 @@ def _render_made(state: State, events: Events, now_us: int) -> tuple[int, bytes]
     return 201, encode(answer)
 
 
-async def end_booking(context: Context, request: web.Request) -> web.Response:
-    await refuse_body(request, "nothing needs to be said")
-    command = cmd.EndBooking(request.match_info["booking"].lower())
+async def end_booking(context: Context, request: web.Request, query: wire.ReasonQuery) -> web.Response:
+    await refuse_body(request, "give the reason as ?reason=")
+    command = cmd.EndBooking(request.match_info["booking"].lower(), query.reason)
 
     def render(state: State, events: Events, now_us: int) -> tuple[int, bytes]:
         return 200, encode(_answer(state.bookings[command.booking_id]))

@@ -187,9 +187,10 @@ def _deadline_us(asked: wire.Drain, now_us: int) -> int:
     return times.checked(asked.deadline_at, "/deadline_at")
 
 
-async def resume(context: Context, request: web.Request) -> web.Response:
-    await refuse_body(request, "nothing needs to be said")
-    return await _change_node(context, request, b"", cmd.ResumeNode(request.match_info["name"]))
+async def resume(context: Context, request: web.Request, query: wire.ReasonQuery) -> web.Response:
+    await refuse_body(request, "give the reason as ?reason=")
+    command = cmd.ResumeNode(request.match_info["name"], query.reason)
+    return await _change_node(context, request, b"", command)
 
 
 async def _change_node(
@@ -286,9 +287,9 @@ async def fail_gpu(context: Context, request: web.Request) -> web.Response:
     return answered(await context.ask(request, body, command, _render_gpu(command.device)))
 
 
-async def recover_gpu(context: Context, request: web.Request) -> web.Response:
-    await refuse_body(request, "nothing needs to be said")
-    command = cmd.RecoverDevice(request.match_info["uuid"])
+async def recover_gpu(context: Context, request: web.Request, query: wire.ReasonQuery) -> web.Response:
+    await refuse_body(request, "give the reason as ?reason=")
+    command = cmd.RecoverDevice(request.match_info["uuid"], query.reason)
     return answered(await context.ask(request, b"", command, _render_gpu(command.device)))
 
 

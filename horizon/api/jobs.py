@@ -45,10 +45,6 @@ BATCH_SLICE: Final = 500
 """Jobs of a batch that are read before others get their turn; a few milliseconds."""
 
 
-class ReasonQuery(Struct, frozen=True, forbid_unknown_fields=True):
-    reason: wire.Text = ""
-
-
 class CheckpointQuery(Struct, frozen=True, forbid_unknown_fields=True):
     attempt: (
         Annotated[
@@ -131,16 +127,16 @@ async def get_job_events(context: Context, request: web.Request) -> web.Response
 # --- changing -----------------------------------------------------------------------------------------
 
 
-async def cancel(context: Context, request: web.Request, query: ReasonQuery) -> web.Response:
+async def cancel(context: Context, request: web.Request, query: wire.ReasonQuery) -> web.Response:
     return await _stop(context, request, query, cmd.Cancel)
 
 
-async def requeue(context: Context, request: web.Request, query: ReasonQuery) -> web.Response:
+async def requeue(context: Context, request: web.Request, query: wire.ReasonQuery) -> web.Response:
     return await _stop(context, request, query, cmd.Requeue)
 
 
 async def _stop(
-    context: Context, request: web.Request, query: ReasonQuery, command: type[cmd.Cancel | cmd.Requeue]
+    context: Context, request: web.Request, query: wire.ReasonQuery, command: type[cmd.Cancel | cmd.Requeue]
 ) -> web.Response:
     job = context.find_job(request.match_info["id"])
     await refuse_body(request, "give the reason as ?reason=")
@@ -163,7 +159,7 @@ async def checkpoint(context: Context, request: web.Request, query: CheckpointQu
 async def change(context: Context, request: web.Request) -> web.Response:
     job = context.find_job(request.match_info["id"])
     asked, body = await CHANGE.read(request)
-    if asked == wire.Change():
+    if asked.priority is asked.time_limit_s is asked.hold is UNSET:
         raise invalid([Fault("changes nothing: give priority, time_limit_s or hold", pointer="")])
     command = cmd.Update(
         job.id,
@@ -171,6 +167,7 @@ async def change(context: Context, request: web.Request) -> web.Response:
         time_limit_s=UNSET if asked.time_limit_s is UNSET else asked.time_limit_s or 0,
         hold=asked.hold,
         version=expected_version(request, job.version),
+        reason=asked.reason or "",
     )
     hidden = await context.hidden(job.spec)
     reply = await context.ask(request, body, command, _render_change(job.id))

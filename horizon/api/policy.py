@@ -39,7 +39,7 @@ async def put_policy(context: Context, request: web.Request) -> web.Response:
         state = context.state
         version = expected_version(request, state.policy_version)
         known = state.policy_version if version is None else version
-        command = cmd.SetPolicy(changed(state.policy, asked), known)
+        command = cmd.SetPolicy(changed(state.policy, asked), known, asked.reason or "")
         try:
             reply = await context.ask(request, body, command, _render)
         except Rejected as refusal:
@@ -54,6 +54,7 @@ def changed(policy: Policy, asked: wire.PolicyChange) -> Policy:
     choices = {
         name: value for name, value in asdict(asked).items() if value is not UNSET and value is not None
     }
+    choices.pop("reason", None)  # of the change, not of the policy
     if not choices:
         fields = ", ".join(Policy.__struct_fields__)
         raise invalid([Fault(f"changes nothing: give some of {fields}", pointer="")])

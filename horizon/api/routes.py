@@ -97,7 +97,7 @@ ROUTES: Final = (
         query=_query(listing.ListQuery),
     ),
     Route("GET", f"{API}/jobs/{{id:[^/]+}}", jobs.get_job, "Look at a job", wire.JobAnswer, versioned=True),
-    _change_of_job("DELETE", f"{API}/jobs/{{id:[^/]+}}", jobs.cancel, "Cancel a job", jobs.ReasonQuery),
+    _change_of_job("DELETE", f"{API}/jobs/{{id:[^/]+}}", jobs.cancel, "Cancel a job", wire.ReasonQuery),
     _change_of_job(
         "PATCH",
         f"{API}/jobs/{{id:[^/]+}}",
@@ -110,7 +110,7 @@ ROUTES: Final = (
         f"{API}/jobs/{{id:[^/]+}}/requeue",
         jobs.requeue,
         "Stop a job's attempt: the job goes back to its place in the queue",
-        jobs.ReasonQuery,
+        wire.ReasonQuery,
     ),
     Route(
         "POST",
@@ -173,6 +173,7 @@ ROUTES: Final = (
         cluster.resume,
         "Let a node take work again",
         wire.NodeAnswer,
+        query=_query(wire.ReasonQuery),
     ),
     Route(
         "GET",
@@ -196,6 +197,7 @@ ROUTES: Final = (
         cluster.recover_gpu,
         "Use a GPU again",
         wire.GpuAnswer,
+        query=_query(wire.ReasonQuery),
     ),
     Route("GET", f"{API}/bookings", bookings.get_bookings, "List bookings of nodes", wire.BookingsAnswer),
     Route(
@@ -220,6 +222,7 @@ ROUTES: Final = (
         bookings.end_booking,
         "Give the nodes of a booking back",
         wire.BookingAnswer,
+        query=_query(wire.ReasonQuery),
     ),
     Route(
         "GET",

@@ -108,7 +108,7 @@ async def put_share(context: Context, request: web.Request) -> web.Response:
     if user is None and _find(context.state, path, None) is None:
         raise not_found(f"{_unknown(path)}; say which kind it is, a user or an account")
     max_gpus = UNLIMITED if asked.max_gpus is None else asked.max_gpus
-    command = cmd.SetShare(path, asked.weight, user, max_gpus, asked.guaranteed_gpus)
+    command = cmd.SetShare(path, asked.weight, user, max_gpus, asked.guaranteed_gpus, asked.reason or "")
     return answered(await context.ask(request, body, command, _render(path, user)))
 
 

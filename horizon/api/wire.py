@@ -41,6 +41,7 @@ Account = Annotated[
     ),
 ]
 Text = Annotated[str, Meta(max_length=limits.TEXT_LENGTH_MAX)]
+Reason = Annotated[str, Meta(max_length=limits.TEXT_LENGTH_MAX, description="Why: it stays in the log.")]
 Labels = Annotated[
     dict[Annotated[str, Meta(min_length=1, max_length=limits.NAME_LENGTH_MAX)], Text],
     Meta(max_length=limits.LABELS_MAX),
@@ -62,6 +63,12 @@ JobName = Annotated[
 ]
 ShareKind = Annotated[str, Meta(extra_json_schema={"enum": ["account", "user"]})]
 Optional = UnsetType | None
+
+
+class ReasonQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    """For what is asked without a body."""
+
+    reason: Reason = ""
 
 
 # --- asked: jobs --------------------------------------------------------------------------------------
@@ -176,6 +183,7 @@ class Change(Struct, forbid_unknown_fields=True):
     time_limit_s: TimeLimit | Optional = UNSET
     """Null takes the limit away."""
     hold: bool | UnsetType = UNSET
+    reason: Reason | Optional = UNSET
 
 
 # --- asked: the cluster -------------------------------------------------------------------------------
@@ -194,10 +202,11 @@ class ShareChange(Struct, forbid_unknown_fields=True):
         | UnsetType
     ) = UNSET
     kind: Annotated[ShareKind, Meta(description="Needed for a new path.")] | Optional = UNSET
+    reason: Reason | Optional = UNSET
 
 
 class PolicyChange(Struct, forbid_unknown_fields=True):
-    """Choices of the policy, each whole; what is left out, or null, keeps its value."""
+    """Choices of the policy, each whole, and why; what is left out, or null, keeps its value."""
 
     order: Order | Optional = UNSET
     strict: bool | Optional = UNSET
@@ -216,18 +225,19 @@ class PolicyChange(Struct, forbid_unknown_fields=True):
     retry_backoff_s: int | Optional = UNSET
     retry_backoff_max_s: int | Optional = UNSET
     topology_labels: list[Name] | Optional = UNSET
+    reason: Reason | Optional = UNSET
 
 
 class Cordon(Struct, forbid_unknown_fields=True):
     """Why a node is to take no new work."""
 
-    reason: Text | Optional = UNSET
+    reason: Reason | Optional = UNSET
 
 
 class Drain(Struct, forbid_unknown_fields=True):
     """Why a node is to be emptied, and by when: without a deadline what runs there may run to its end."""
 
-    reason: Text | Optional = UNSET
+    reason: Reason | Optional = UNSET
     deadline_s: (
         Annotated[int, Meta(ge=0, le=limits.TIME_LIMIT_S_MAX, description="This long from now.")] | Optional
     ) = UNSET
@@ -239,7 +249,7 @@ class Drain(Struct, forbid_unknown_fields=True):
 class DeviceFault(Struct, forbid_unknown_fields=True):
     """Why a GPU is not to be used."""
 
-    reason: Text | Optional = UNSET
+    reason: Reason | Optional = UNSET
 
 
 class BookingAsked(Struct, forbid_unknown_fields=True):
@@ -250,7 +260,7 @@ class BookingAsked(Struct, forbid_unknown_fields=True):
     start_at: (
         Annotated[datetime, Meta(tz=True, description="With an offset; now when not given.")] | Optional
     ) = UNSET
-    reason: Text | Optional = UNSET
+    reason: Reason | Optional = UNSET
 
 
 def given(request: Struct) -> int:

@@ -11,7 +11,7 @@ import click
 from horizon.cli.client import Client, segment
 from horizon.cli.output import Column, json_option, print_json, print_table, show_time
 from horizon.cli.session import client_of, for_each, the_one
-from horizon.cli.values import MOMENT
+from horizon.cli.values import MOMENT, reason_option
 
 
 @click.group(
@@ -48,7 +48,7 @@ def _rows(found: list[dict[str, Any]]) -> Iterable[tuple[Any, ...]]:
 @click.argument("nodes", nargs=-1, required=True, metavar="NODE...")
 @click.option("--from", "start_at", type=MOMENT, metavar="TIME", help="2030-01-31T08:00, or +2h.  [now]")
 @click.option("--until", "end_at", type=MOMENT, required=True, metavar="TIME", help="The same.")
-@click.option("--reason", metavar="TEXT", help="Why, for the record.")
+@reason_option
 @json_option
 @click.pass_context
 def make(
@@ -70,14 +70,15 @@ def make(
 
 @bookings.command(short_help="Give the nodes of bookings back.")
 @click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@reason_option
 @json_option
 @click.pass_context
-def end(ctx: click.Context, ids: tuple[str, ...], as_json: bool) -> int:
+def end(ctx: click.Context, ids: tuple[str, ...], reason: str | None, as_json: bool) -> int:
     """Give the nodes of bookings back before their time is over; the beginning of an ID will do."""
 
     def change(client: Client, prefix: str) -> bytes:
         known = json.loads(client.get("/api/v1/bookings"))["bookings"]
         id = the_one(prefix, (booking["id"] for booking in known), "booking")
-        return client.change("DELETE", f"/api/v1/bookings/{segment(id)}")
+        return client.change("DELETE", f"/api/v1/bookings/{segment(id)}", query={"reason": reason})
 
     return for_each(ctx, ids, change, lambda booking: f"{','.join(booking['nodes'])} given back", as_json)

@@ -7,10 +7,10 @@ from typing import Any, Final
 
 import click
 
-from horizon.cli.client import Client, segment
+from horizon.cli.client import Client, Query, segment
 from horizon.cli.output import Column, json_option, print_json, print_table, show_time, since
 from horizon.cli.session import client_of, for_each, job_path, name_of, the_one
-from horizon.cli.values import DURATION, MOMENT
+from horizon.cli.values import DURATION, MOMENT, reason_option
 
 PAGE_EVENTS_MAX: Final = 10_000
 PAYLOAD_SHOWN: Final = 160
@@ -107,7 +107,7 @@ def _node_reason(node: dict[str, Any]) -> str:
 
 @nodes.command(short_help="Start nothing on nodes any more; what runs there goes on.")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
-@click.option("--reason", metavar="TEXT", help="Why, for the record.")
+@reason_option
 @json_option
 @click.pass_context
 def cordon(ctx: click.Context, names: tuple[str, ...], reason: str | None, as_json: bool) -> int:
@@ -119,7 +119,7 @@ def cordon(ctx: click.Context, names: tuple[str, ...], reason: str | None, as_js
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @click.option("--within", "deadline_s", type=DURATION, metavar="TIME", help="Empty after 30m at the latest.")
 @click.option("--by", "deadline_at", type=MOMENT, metavar="TIME", help="Empty at 2030-01-31T08:00.")
-@click.option("--reason", metavar="TEXT", help="Why, for the record.")
+@reason_option
 @json_option
 @click.pass_context
 def drain(
@@ -143,18 +143,24 @@ def drain(
 
 @nodes.command(short_help="Let nodes take work again.")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@reason_option
 @json_option
 @click.pass_context
-def resume(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> int:
+def resume(ctx: click.Context, names: tuple[str, ...], reason: str | None, as_json: bool) -> int:
     """Let cordoned and draining nodes take work again."""
-    return _change_nodes(ctx, names, "resume", None, as_json)
+    return _change_nodes(ctx, names, "resume", None, as_json, {"reason": reason})
 
 
 def _change_nodes(
-    ctx: click.Context, names: tuple[str, ...], verb: str, body: dict[str, Any] | None, as_json: bool
+    ctx: click.Context,
+    names: tuple[str, ...],
+    verb: str,
+    body: dict[str, Any] | None,
+    as_json: bool,
+    query: Query | None = None,
 ) -> int:
     def change(client: Client, name: str) -> bytes:
-        return client.change("POST", f"/api/v1/nodes/{segment(name)}/{verb}", body)
+        return client.change("POST", f"/api/v1/nodes/{segment(name)}/{verb}", body, query=query)
 
     return for_each(ctx, names, change, lambda node: f"{node['name']} is {node['state']}", as_json)
 
@@ -210,7 +216,7 @@ def _gpu_row(gpu: dict[str, Any]) -> tuple[Any, ...]:
 
 @gpus.command(short_help="Use a GPU no more.")
 @click.argument("uuid")
-@click.option("--reason", metavar="TEXT", help="Why, for the record.")
+@reason_option
 @json_option
 @click.pass_context
 def fail(ctx: click.Context, uuid: str, reason: str | None, as_json: bool) -> int:
@@ -220,20 +226,26 @@ def fail(ctx: click.Context, uuid: str, reason: str | None, as_json: bool) -> in
 
 @gpus.command(short_help="Use a GPU that had failed again.")
 @click.argument("uuid")
+@reason_option
 @json_option
 @click.pass_context
-def recover(ctx: click.Context, uuid: str, as_json: bool) -> int:
+def recover(ctx: click.Context, uuid: str, reason: str | None, as_json: bool) -> int:
     """Use the GPU whose UUID is, or begins with, UUID again."""
-    return _change_gpu(ctx, uuid, "recover", None, as_json)
+    return _change_gpu(ctx, uuid, "recover", None, as_json, {"reason": reason})
 
 
 def _change_gpu(
-    ctx: click.Context, prefix: str, verb: str, body: dict[str, Any] | None, as_json: bool
+    ctx: click.Context,
+    prefix: str,
+    verb: str,
+    body: dict[str, Any] | None,
+    as_json: bool,
+    query: Query | None = None,
 ) -> int:
     def change(client: Client, prefix: str) -> bytes:
         known = json.loads(client.get("/api/v1/gpus"))["gpus"]
         uuid = the_one(prefix, (gpu["uuid"] for gpu in known), "GPU")
-        return client.change("POST", f"/api/v1/gpus/{segment(uuid)}/{verb}", body)
+        return client.change("POST", f"/api/v1/gpus/{segment(uuid)}/{verb}", body, query=query)
 
     return for_each(ctx, (prefix,), change, lambda gpu: f"{gpu['uuid']} is {gpu['state']}", as_json)
 

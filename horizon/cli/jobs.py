@@ -22,7 +22,7 @@ from horizon.cli.output import (
     state_style,
 )
 from horizon.cli.session import Job, client_of, for_each, get_job, job_path, name_of, pages
-from horizon.cli.values import ACTIVE_STATES, DURATION, PAIR, PRIORITIES, STATES
+from horizon.cli.values import ACTIVE_STATES, DURATION, PAIR, PRIORITIES, STATES, reason_option
 
 PAGE_JOBS_MAX: Final = 1_000
 INDICES_SHOWN: Final = 20
@@ -242,10 +242,16 @@ def logs(
 @click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
 @click.option("--priority", type=click.Choice(PRIORITIES, case_sensitive=False))
 @click.option("--time-limit", "time_limit_s", type=DURATION, metavar="TIME", help="0 takes the limit away.")
+@reason_option
 @json_option
 @click.pass_context
 def update(
-    ctx: click.Context, jobs: tuple[str, ...], priority: str | None, time_limit_s: int | None, as_json: bool
+    ctx: click.Context,
+    jobs: tuple[str, ...],
+    priority: str | None,
+    time_limit_s: int | None,
+    reason: str | None,
+    as_json: bool,
 ) -> int:
     """Give jobs another priority or time limit, those that run too: it counts from their start."""
     fields: dict[str, Any] = {}
@@ -255,12 +261,12 @@ def update(
         fields["time_limit_s"] = time_limit_s or None
     if not fields:
         raise click.UsageError("there is nothing to change: give --priority or --time-limit")
-    return for_each(ctx, jobs, _patch(fields), _saying("changed"), as_json)
+    return for_each(ctx, jobs, _patch(fields, reason), _saying("changed"), as_json)
 
 
 @click.command(short_help="Cancel jobs.")
 @click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
-@click.option("--reason", metavar="TEXT", help="Why, for the record.")
+@reason_option
 @json_option
 @click.pass_context
 def cancel(ctx: click.Context, jobs: tuple[str, ...], reason: str | None, as_json: bool) -> int:
@@ -274,7 +280,7 @@ def cancel(ctx: click.Context, jobs: tuple[str, ...], reason: str | None, as_jso
 
 @click.command(short_help="Stop jobs and put them back into the queue.")
 @click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
-@click.option("--reason", metavar="TEXT", help="Why, for the record.")
+@reason_option
 @json_option
 @click.pass_context
 def requeue(ctx: click.Context, jobs: tuple[str, ...], reason: str | None, as_json: bool) -> int:
@@ -305,24 +311,27 @@ def checkpoint(ctx: click.Context, job: str, attempt: int | None, as_json: bool)
 
 @click.command(short_help="Keep waiting jobs from starting until they are released.")
 @click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
+@reason_option
 @json_option
 @click.pass_context
-def hold(ctx: click.Context, jobs: tuple[str, ...], as_json: bool) -> int:
+def hold(ctx: click.Context, jobs: tuple[str, ...], reason: str | None, as_json: bool) -> int:
     """Keep waiting jobs from starting until they are released."""
-    return for_each(ctx, jobs, _patch({"hold": True}), _saying("held"), as_json)
+    return for_each(ctx, jobs, _patch({"hold": True}, reason), _saying("held"), as_json)
 
 
 @click.command(short_help="Let held jobs start when their turn comes.")
 @click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
+@reason_option
 @json_option
 @click.pass_context
-def release(ctx: click.Context, jobs: tuple[str, ...], as_json: bool) -> int:
+def release(ctx: click.Context, jobs: tuple[str, ...], reason: str | None, as_json: bool) -> int:
     """Let held jobs start when their turn comes."""
-    return for_each(ctx, jobs, _patch({"hold": False}), _saying("released"), as_json)
+    return for_each(ctx, jobs, _patch({"hold": False}, reason), _saying("released"), as_json)
 
 
-def _patch(fields: dict[str, Any]) -> Callable[[Client, str], bytes]:
-    return lambda client, job: client.change("PATCH", job_path(job), fields)
+def _patch(fields: dict[str, Any], reason: str | None) -> Callable[[Client, str], bytes]:
+    body = {**fields, "reason": reason}
+    return lambda client, job: client.change("PATCH", job_path(job), body)
 
 
 def _saying(done: str) -> Callable[[Job], str]:

@@ -14,7 +14,7 @@ from horizon.cli.client import Refused
 from horizon.cli.exits import CliError
 from horizon.cli.output import Column, json_option, print_json, print_table, show_duration
 from horizon.cli.session import client_of
-from horizon.cli.values import PAIR, parse_duration_s
+from horizon.cli.values import PAIR, parse_duration_s, reason_option
 
 PATH: Final = "/api/v1/policy"
 DEPTHS: Final = {"easy": 1, "conservative": -1}
@@ -65,10 +65,15 @@ def _shown(field: str, value: Any) -> str:
 @click.option(
     "--file", "file", metavar="POLICY.toml", help="Choices in a file; those given here come on top."
 )
+@reason_option
 @json_option
 @click.pass_context
 def set_policy(
-    ctx: click.Context, choices: tuple[tuple[str, str], ...], file: str | None, as_json: bool
+    ctx: click.Context,
+    choices: tuple[tuple[str, str], ...],
+    file: str | None,
+    reason: str | None,
+    as_json: bool,
 ) -> None:
     """Choose otherwise from now on; what is not given keeps its value.
 
@@ -86,7 +91,7 @@ def set_policy(
     if not body:
         raise click.UsageError("there is nothing to set: give FIELD=VALUE, or --file")
     try:
-        answer = client_of(ctx).change("PUT", PATH, body)
+        answer = client_of(ctx).change("PUT", PATH, {**body, "reason": reason})
     except Refused as refused:
         raise CliError(_in_fields(refused), refused.exit_code) from refused
     print_json(answer) if as_json else click.echo(f"the policy is at version {json.loads(answer)['version']}")

@@ -11,7 +11,7 @@ import click
 from horizon.cli.client import segment
 from horizon.cli.output import Column, clean, json_option, print_json, print_table
 from horizon.cli.session import client_of
-from horizon.cli.values import BOUND
+from horizon.cli.values import BOUND, reason_option
 
 _NUMBERS: Final = (
     ("used GPU-h", "usage_gpu_s"),
@@ -89,6 +89,7 @@ def _bounds(share: dict[str, Any]) -> str:
 )
 @click.option("--user", "kind", flag_value="user", help="The path names a user under an account.")
 @click.option("--account", "kind", flag_value="account", help="The path names an account.")
+@reason_option
 @json_option
 @click.pass_context
 def set_share(
@@ -98,6 +99,7 @@ def set_share(
     max_gpus: int | str | None,
     guaranteed_gpus: int | None,
     kind: str | None,
+    reason: str | None,
     as_json: bool,
 ) -> None:
     """Give the account or user at PATH, such as research/nlp, this WEIGHT among its siblings, or bounds.
@@ -112,6 +114,7 @@ def set_share(
         body["max_gpus"] = None
     if kind is not None:
         body["kind"] = kind
+    body["reason"] = reason
     at = "/".join(segment(name) for name in path.split("/"))
     answer = client_of(ctx).change("PUT", f"/api/v1/shares/{at}", body)
     print_json(answer) if as_json else click.echo(_said(json.loads(answer)))

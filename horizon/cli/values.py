@@ -103,3 +103,5 @@ MOMENT: Final = Parsed("moment", parse_utc)
 PAIR: Final = Parsed("key=value", _parse_pair)
 BOUND: Final = Parsed("bound", _parse_bound)
 SIGNAL: Final = Parsed("signal", parse_signal)
+
+reason_option = click.option("--reason", metavar="TEXT", help="Why, for the record.")

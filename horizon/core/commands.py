@@ -41,6 +41,8 @@ class Update(Struct, frozen=True):
     time_limit_s: int | UnsetType = UNSET
     hold: bool | UnsetType = UNSET
     version: int | None = None
+    """Only if the job is still at this version."""
+    reason: str = ""
 
 
 class Requeue(Struct, frozen=True):
@@ -66,6 +68,7 @@ class SetPolicy(Struct, frozen=True):
     policy: Policy
     version: int | None = None
     """Only if the policy is still at this version."""
+    reason: str = ""
 
 
 class CordonNode(Struct, frozen=True):
@@ -82,6 +85,7 @@ class ResumeNode(Struct, frozen=True):
     """Let this node take work again."""
 
     name: str
+    reason: str = ""
 
 
 class FailDevice(Struct, frozen=True):
@@ -95,6 +99,7 @@ class RecoverDevice(Struct, frozen=True):
     """Use this device again."""
 
     device: str
+    reason: str = ""
 
 
 class Book(Struct, frozen=True):
@@ -111,6 +116,7 @@ class EndBooking(Struct, frozen=True):
     """Give the nodes of a booking back before its time is over."""
 
     booking_id: str
+    reason: str = ""
 
 
 class SetShare(Struct, frozen=True):
@@ -124,6 +130,7 @@ class SetShare(Struct, frozen=True):
     max_gpus: int | UnsetType = UNSET
     """-1 takes the bound away."""
     guaranteed_gpus: int | UnsetType = UNSET
+    reason: str = ""
 
 
 class RegisterNode(Struct, frozen=True):

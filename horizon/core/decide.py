@@ -148,12 +148,14 @@ def _update(state: State, c: cmd.Update, given: Given) -> Events:
     for one in alive if time_limit_s is not UNSET else ():
         _check_bookings(state, one, time_limit_s)  # type: ignore[arg-type]
     if priority is not UNSET or time_limit_s is not UNSET:
-        events.append(ev.JobUpdated(job_id=job.id, priority=priority, time_limit_s=time_limit_s))
+        events.append(
+            ev.JobUpdated(job_id=job.id, priority=priority, time_limit_s=time_limit_s, reason=c.reason)
+        )
     if c.hold is not UNSET and _differs_in_hold(state, job, c.hold):
         if job.state is not JobState.QUEUED and job.number not in state.arrays:
             message = f"only a waiting job can be held or released; job {job.number} is {job.state}"
             raise Rejected(Refusal.CONFLICT, message, "/hold")
-        events.append(ev.JobHeld(job_id=job.id) if c.hold else ev.JobReleased(job_id=job.id))
+        events.append((ev.JobHeld if c.hold else ev.JobReleased)(job_id=job.id, reason=c.reason))
     return tuple(events)
 
 
@@ -366,7 +368,9 @@ def _cordon_node(state: State, c: cmd.CordonNode, given: Given) -> Events:
 
 
 def _resume_node(state: State, c: cmd.ResumeNode, given: Given) -> Events:
-    return (ev.NodeResumed(node=c.name, by=given.actor),) if _node(state, c.name).cordoned else ()
+    if not _node(state, c.name).cordoned:
+        return ()
+    return (ev.NodeResumed(node=c.name, by=given.actor, reason=c.reason),)
 
 
 def _node(state: State, name: str) -> Node:
@@ -388,7 +392,7 @@ def _recover_device(state: State, c: cmd.RecoverDevice, given: Given) -> Events:
     node, known = _node_of(state, c.device), state.devices.failed.get(c.device)
     if known is None or (given.actor == EXECUTOR and known.by != EXECUTOR):
         return ()
-    return (ev.DeviceRecovered(node=node, device=c.device, by=given.actor),)
+    return (ev.DeviceRecovered(node=node, device=c.device, by=given.actor, reason=c.reason),)
 
 
 def _node_of(state: State, device: str) -> str:
@@ -426,7 +430,7 @@ def _book(state: State, c: cmd.Book, given: Given) -> Events:
 def _end_booking(state: State, c: cmd.EndBooking, given: Given) -> Events:
     if c.booking_id not in state.bookings:
         raise Rejected(Refusal.NOT_FOUND, f"there is no booking {c.booking_id}, or its time is over")
-    return (ev.BookingEnded(booking=c.booking_id, by=given.actor),)
+    return (ev.BookingEnded(booking=c.booking_id, by=given.actor, reason=c.reason),)
 
 
 def _set_policy(state: State, c: cmd.SetPolicy, given: Given) -> Events:
@@ -439,7 +443,8 @@ def _set_policy(state: State, c: cmd.SetPolicy, given: Given) -> Events:
         raise Rejected(Refusal.INVALID, f"{field} {fault}", f"/{field}")
     if c.policy == state.policy and state.policy_version:
         return ()
-    return (ev.PolicySet(version=state.policy_version + 1, policy=c.policy, by=given.actor),)
+    version = state.policy_version + 1
+    return (ev.PolicySet(version=version, policy=c.policy, by=given.actor, reason=c.reason),)
 
 
 def _set_share(state: State, c: cmd.SetShare, given: Given) -> Events:
@@ -454,7 +459,7 @@ def _set_share(state: State, c: cmd.SetShare, given: Given) -> Events:
         raise Rejected(Refusal.INVALID, f"a user stands under an account: account/{c.path}", "/path")
     events: list[ev.Event] = []
     if c.weight is not UNSET:
-        events.append(ev.ShareSet(path=c.path, weight=c.weight, user=user))
+        events.append(ev.ShareSet(path=c.path, weight=c.weight, user=user, reason=c.reason))
     if bounds:
         events += _bounds(state, c, user)
     return tuple(events)
@@ -472,7 +477,7 @@ def _bounds(state: State, c: cmd.SetShare, user: bool) -> Events:
         raise Rejected(Refusal.INVALID, message, "/guaranteed_gpus")
     if (max_gpus, guaranteed_gpus) == before:
         return ()
-    return (ev.QuotaSet(path=c.path, max_gpus=max_gpus, guaranteed_gpus=guaranteed_gpus),)
+    return (ev.QuotaSet(path=c.path, max_gpus=max_gpus, guaranteed_gpus=guaranteed_gpus, reason=c.reason),)
 
 
 _DECIDE: Final[dict[type[Any], Callable[[State, Any, Given], Events]]] = {

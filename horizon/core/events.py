@@ -1,7 +1,8 @@
 """What happened. One struct a fact, one sentence each: read this file first to audit a Horizon.
 
 An event is never refused and never changed. A field that has its default is left out of the stored bytes,
-so a default may never change; a new meaning is a new type, or a higher schema version and an upcaster.
+so a default may never change; a new field or a new meaning is a higher schema version and an upcaster, or a
+new type. Who did it is in the envelope; why, as far as they said, is the event's ``reason``.
 """
 
 from __future__ import annotations
@@ -82,12 +83,15 @@ class JobSubmitted(JobEvent, frozen=True):
 class JobHeld(JobEvent, frozen=True):
     """Someone asked that a waiting job not be started until it is released."""
 
+    reason: str = ""
+
 
 class JobReleased(CycleEvent, frozen=True):
     """A waiting job may be started from now on."""
 
     begin_reached: bool = False
     """Whether its begin time came, or its wait before a retry ended, rather than someone releasing it."""
+    reason: str = ""
 
 
 class JobUpdated(JobEvent, frozen=True):
@@ -95,6 +99,7 @@ class JobUpdated(JobEvent, frozen=True):
 
     priority: Priority | UnsetType = UNSET
     time_limit_s: int | UnsetType = UNSET
+    reason: str = ""
 
 
 class JobReserved(CycleEvent, frozen=True):
@@ -265,6 +270,7 @@ class NodeResumed(NodeEvent, frozen=True):
     """A cordoned node takes new work again."""
 
     by: str
+    reason: str = ""
 
 
 class DeviceEvent(Event, frozen=True):
@@ -287,6 +293,8 @@ class DeviceFailed(DeviceEvent, frozen=True):
 
 class DeviceRecovered(DeviceEvent, frozen=True):
     """A device that had failed may be used again."""
+
+    reason: str = ""
 
 
 class BookingMade(Event, frozen=True):
@@ -312,6 +320,7 @@ class BookingEnded(Event, frozen=True):
     cycle: int = 0
     now_us: int = 0
     policy_version: int = 0
+    reason: str = ""
 
     @property
     def stream(self) -> str:
@@ -325,6 +334,7 @@ class ShareSet(Event, frozen=True):
     weight: int
     user: bool = False
     """Whether the last segment of the path is a user under the account before it."""
+    reason: str = ""
 
     @property
     def stream(self) -> str:
@@ -339,6 +349,7 @@ class QuotaSet(Event, frozen=True):
     """It never holds more; -1 for no bound."""
     guaranteed_gpus: int = 0
     """While it holds less, it may reclaim from accounts that hold more than theirs."""
+    reason: str = ""
 
     @property
     def stream(self) -> str:
@@ -351,6 +362,7 @@ class PolicySet(Event, frozen=True):
     version: int
     policy: Policy
     by: str
+    reason: str = ""
 
     @property
     def stream(self) -> str:
@@ -422,6 +434,15 @@ AnyEvent = (
 EVENT_TYPES: Final[tuple[type[Event], ...]] = get_args(AnyEvent)
 
 SCHEMA_VERSIONS: Final[dict[str, int]] = dict.fromkeys((cls.__name__ for cls in EVENT_TYPES), 1) | {
+    "JobHeld": 2,
+    "JobReleased": 2,
+    "JobUpdated": 2,
+    "NodeResumed": 2,
+    "DeviceRecovered": 2,
+    "BookingEnded": 2,
+    "ShareSet": 2,
+    "QuotaSet": 2,
+    "PolicySet": 2,
     "LeaderElected": 2,
 }
 """The version of each type that this program writes. It reads older ones, too (``core.upcast``), and refuses

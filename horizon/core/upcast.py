@@ -28,6 +28,15 @@ def gains(**fields: object) -> Callable[[Payload], Payload]:
 
 
 UPCASTERS: Final[Mapping[tuple[str, int], Callable[[Payload], Payload]]] = {
+    ("JobHeld", 1): gains(reason=""),
+    ("JobReleased", 1): gains(reason=""),
+    ("JobUpdated", 1): gains(reason=""),
+    ("NodeResumed", 1): gains(reason=""),
+    ("DeviceRecovered", 1): gains(reason=""),
+    ("BookingEnded", 1): gains(reason=""),
+    ("ShareSet", 1): gains(reason=""),
+    ("QuotaSet", 1): gains(reason=""),
+    ("PolicySet", 1): gains(reason=""),
     ("LeaderElected", 1): gains(decisions=0),
 }
 """By type and version, the step to the next version: one for every version before that of today."""

@@ -23,7 +23,7 @@ async def test_the_first_policy_is_the_programs_own(client: Client) -> None:
 
 
 def test_every_choice_can_be_asked_for() -> None:
-    assert wire.PolicyChange.__struct_fields__ == Policy.__struct_fields__
+    assert wire.PolicyChange.__struct_fields__ == (*Policy.__struct_fields__, "reason")
 
 
 async def test_what_is_left_out_keeps_its_value(client: Client) -> None:

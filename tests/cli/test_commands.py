@@ -258,10 +258,11 @@ def test_setting_a_share(up: Up) -> None:
     assert done.returncode == 4
     assert "--user or --account" in up.ok("shares", "set", "--help")
     up.ok("shares", "set", "--account", "fresh/team", "3")
-    up.ok("shares", "set", "--user", "fresh/team/ann lee", "2")
+    up.ok("shares", "set", "--user", "fresh/team/ann lee", "2", "--reason", "a deadline")
     weights = {share["path"]: share["weight"] for share in up.json("shares")["shares"]}
     assert weights["fresh/team"] == 3
     assert weights["fresh/team/ann lee"] == 2
+    assert "a deadline" in up.ok("events", "--limit", "10000")
 
 
 def test_events(up: Up) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import click
 import pytest
 
 from horizon.cli import main, output, values
@@ -105,3 +106,16 @@ def test_what_a_name_may_do_to_a_terminal_is_nothing() -> None:
 )
 def test_durations_are_shown_in_two_units(seconds: float, text: str) -> None:
     assert output.show_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["cancel", "update", "hold", "release", "requeue", "nodes cordon", "nodes drain", "nodes resume",
+     "gpus fail", "gpus recover", "bookings make", "bookings end", "shares set", "policy set"],
+)  # fmt: skip
+def test_whoever_changes_something_may_say_why(command: str) -> None:
+    found: click.Command = main.cli
+    for name in command.split():
+        assert isinstance(found, click.Group)
+        found = found.get_command(click.Context(found), name)  # type: ignore[assignment]
+    assert "reason" in {parameter.name for parameter in found.params}

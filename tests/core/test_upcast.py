@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from horizon.core import events as ev
+from horizon.core.policy import Policy
 from horizon.core.upcast import UPCASTERS, gains, upcast
 from horizon.store import codec
 from horizon.store.port import Corrupt
@@ -14,7 +15,40 @@ OLD: dict[tuple[str, int], tuple[bytes, ev.Event]] = {
     ("LeaderElected", 1): (
         ELECTED_1,
         ev.LeaderElected(epoch=2, host="h", pid=7, version="0.1.0", config_digest="ef", decisions=0),
-    )
+    ),
+    ("JobHeld", 1): (b'{"type":"JobHeld","job_id":"1"}', ev.JobHeld(job_id="1")),
+    ("JobReleased", 1): (
+        b'{"type":"JobReleased","job_id":"1","begin_reached":true}',
+        ev.JobReleased(job_id="1", begin_reached=True),
+    ),
+    ("JobUpdated", 1): (
+        b'{"type":"JobUpdated","job_id":"1","time_limit_s":60}',
+        ev.JobUpdated(job_id="1", time_limit_s=60),
+    ),
+    ("NodeResumed", 1): (
+        b'{"type":"NodeResumed","node":"node-1","by":"owner"}',
+        ev.NodeResumed(node="node-1", by="owner"),
+    ),
+    ("DeviceRecovered", 1): (
+        b'{"type":"DeviceRecovered","node":"node-1","device":"GPU-1","by":"owner"}',
+        ev.DeviceRecovered(node="node-1", device="GPU-1", by="owner"),
+    ),
+    ("BookingEnded", 1): (
+        b'{"type":"BookingEnded","booking":"b","by":"owner"}',
+        ev.BookingEnded(booking="b", by="owner"),
+    ),
+    ("ShareSet", 1): (
+        b'{"type":"ShareSet","path":"research","weight":3}',
+        ev.ShareSet(path="research", weight=3),
+    ),
+    ("QuotaSet", 1): (
+        b'{"type":"QuotaSet","path":"research","max_gpus":8}',
+        ev.QuotaSet(path="research", max_gpus=8),
+    ),
+    ("PolicySet", 1): (
+        b'{"type":"PolicySet","version":2,"policy":{"gpu_cost":{"H100":2000}},"by":"owner"}',
+        ev.PolicySet(version=2, policy=Policy(gpu_cost={"H100": 2_000}), by="owner"),
+    ),
 }
 """Of each type and each version before that of today: bytes that were written, and what they are now."""
 
@@ -31,12 +65,11 @@ def test_every_older_version_has_a_way_up_and_bytes_that_show_it() -> None:
 
 
 def test_a_payload_goes_up_one_version_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(UPCASTERS, ("JobHeld", 1), gains(by=""))  # type: ignore[arg-type]
     monkeypatch.setitem(UPCASTERS, ("JobHeld", 2), gains(since_us=0))  # type: ignore[arg-type]
     old = b'{"type":"JobHeld","job_id":"1"}'
-    assert upcast("JobHeld", 1, 3, old) == b'{"type":"JobHeld","job_id":"1","by":"","since_us":0}'
-    from_2 = b'{"type":"JobHeld","job_id":"1","by":"bob"}'
-    assert upcast("JobHeld", 2, 3, from_2) == b'{"type":"JobHeld","job_id":"1","by":"bob","since_us":0}'
+    assert upcast("JobHeld", 1, 3, old) == b'{"type":"JobHeld","job_id":"1","reason":"","since_us":0}'
+    from_2 = b'{"type":"JobHeld","job_id":"1","reason":"x"}'
+    assert upcast("JobHeld", 2, 3, from_2) == b'{"type":"JobHeld","job_id":"1","reason":"x","since_us":0}'
 
 
 @pytest.mark.parametrize(

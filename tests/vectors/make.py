@@ -237,7 +237,7 @@ def against_the_rules(log: Log, under: dict[int, str]) -> Iterable[Vector]:
         ("released-twice", "what was released is released again",
          instead(log, 20, ev.AllocationReleased(job_id=TASK, attempt=1), 8)),
         ("of-a-newer-version", "a version of a type that is not known yet",
-         changed(log, 20, True, schema_version=2)),
+         changed(log, 20, True, schema_version=3)),
         ("number-skipped", "a job's number skips one",
          instead(log, 20, ev.JobSubmitted(job_id=A[:-1] + "8", number=7, spec=JobSpec("eve", "true")), 1)),
     ]  # fmt: skip
