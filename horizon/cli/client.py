@@ -55,13 +55,13 @@ class Refused(CliError):
 class Unreachable(CliError):
     """No answer came."""
 
-    def __init__(self, url: str, error: Exception) -> None:
+    def __init__(self, url: str, error: Exception, in_doubt: bool = False) -> None:
+        """``in_doubt``: a change was sent, and may have been made."""
         said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        message = (
-            f"cannot reach Horizon at {url}: {said}. Is it running? `horizon up` starts it here; HORIZON_URL "
-            "points at another"
-        )
-        super().__init__(message, exits.UNREACHABLE)
+        hint = "Is it running? `horizon up` starts it here; HORIZON_URL points at another"
+        if in_doubt:
+            hint = "What was asked was sent and may have been done: look before you ask again"
+        super().__init__(f"cannot reach Horizon at {url}: {said}. {hint}", exits.UNREACHABLE)
 
 
 class Client:
@@ -121,17 +121,20 @@ class Client:
     # --- the wire -------------------------------------------------------------------------------------
 
     def _request(self, method: str, path: str, data: bytes | None, headers: dict[str, str]) -> bytes:
+        sent = False
         for tried in range(1, TRIES_MAX + 1):
             wait_s = min(BACKOFF_S * 2 ** (tried - 1), BACKOFF_S_MAX)
             fresh = self._connection is None
             try:
-                status, body, retry_after = self._answer(method, path, data, headers)
+                connection = self._connected()
+                sent = True
+                status, body, retry_after = self._answer(connection, method, path, data, headers)
             except (OSError, http.client.HTTPException) as error:
                 self.close()
                 # A kept connection may have been closed by the server meanwhile: that says nothing yet. One
                 # that cannot be opened is worth waiting for only when something is to be changed.
                 if tried == TRIES_MAX or (fresh and method == "GET"):
-                    raise Unreachable(self._url, error) from error
+                    raise Unreachable(self._url, error, sent and method != "GET") from error
                 wait_s = wait_s if fresh else 0.0
             else:
                 if status != 503 or tried == TRIES_MAX:
@@ -142,12 +145,22 @@ class Client:
             time.sleep(wait_s)
         raise AssertionError("the last try returns or raises")
 
-    def _answer(
-        self, method: str, path: str, data: bytes | None, headers: dict[str, str]
-    ) -> tuple[int, bytes, float]:
+    def _connected(self) -> http.client.HTTPConnection:
         if self._connection is None:
-            self._connection = self._connect(TIMEOUT_S)
-        response = self._exchange(self._connection, method, path, data, headers)
+            connection = self._connect(TIMEOUT_S)
+            connection.connect()
+            self._connection = connection
+        return self._connection
+
+    def _answer(
+        self,
+        connection: http.client.HTTPConnection,
+        method: str,
+        path: str,
+        data: bytes | None,
+        headers: dict[str, str],
+    ) -> tuple[int, bytes, float]:
+        response = self._exchange(connection, method, path, data, headers)
         body = response.read()
         retry_after = response.getheader("Retry-After", "0")
         if response.will_close:

@@ -330,15 +330,16 @@ class Engine:
                     raise KeyReused(key)
                 reply = await asyncio.shield(in_flight.future)
                 return Reply(reply.status, reply.body, replayed=True)
-            answer = self._answers.get(key)
+            answer, epoch = self._answers.get(key), self.state.epoch
             if answer is None:
                 answer = await self.store.answer(key)
             if answer is not None:
                 if answer.fingerprint != fingerprint:
                     raise KeyReused(key)
                 return Reply(answer.status, answer.body, replayed=True)
-            # While the store was being asked somebody else may have begun with this key, or even ended.
-            if key not in self._in_flight and key not in self._answers:
+            # While the store was being asked somebody else may have begun with this key, or even ended; and
+            # until we lead, that somebody may be another scheduler.
+            if key not in self._in_flight and key not in self._answers and epoch == self.state.epoch:
                 return None
 
     def _report(self, report: cmd.Report) -> None:
@@ -457,7 +458,7 @@ class Engine:
         try:
             return await self.store.append(batch)
         except UnknownOutcome as unknown:
-            await self._settle(unknown, asks)
+            await self._settle(unknown, batch, asks)
         except Unavailable as error:
             self._note_trouble(error)
             self._put_back(asks, error)
@@ -472,14 +473,14 @@ class Engine:
             log.warning("the store cannot be used", error=str(error))
         self.trouble = str(error)
 
-    async def _settle(self, unknown: UnknownOutcome, asks: list[Ask]) -> None:
+    async def _settle(self, unknown: UnknownOutcome, batch: Batch, asks: list[Ask]) -> None:
         """Find out whether a batch is in the log: raise the epoch first, then rebuild memory from it."""
         self.ready = False
         self._note_trouble(unknown)
         while not self._stopping:
             try:
                 await self._lead(again=True)
-                in_log = self._is_in_log(unknown, await self.store.read_at([unknown.position]))
+                in_log = await self._came_about(batch, unknown)
                 break
             except (Unavailable, UnknownOutcome) as error:
                 self._note_trouble(error)
@@ -495,8 +496,11 @@ class Engine:
             self._put_back(asks, None)
         self._wake.set()
 
-    @staticmethod
-    def _is_in_log(unknown: UnknownOutcome, found: list[ev.Recorded]) -> bool:
+    async def _came_about(self, batch: Batch, unknown: UnknownOutcome) -> bool:
+        """Whether a batch is in the store. One without events leaves nothing in the log, only its answers."""
+        if not batch.drafts:
+            return await self.store.answer(batch.answers[0].key) is not None
+        found = await self.store.read_at([unknown.position])
         return bool(found) and found[0].hash == unknown.hash
 
     def _put_back(self, asks: list[Ask], error: StoreError | None) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from typing import Any
 
 import asyncpg
 
-from tests.api.client import Client
+from horizon.api.routes import API, ROUTES
+from tests.api.client import Answer, Client
 
 BODY = {"user_id": "alice", "command": "true", "hold": True}
 
@@ -17,9 +19,9 @@ def key(text: str) -> dict[str, str]:
     return {"Idempotency-Key": text}
 
 
-async def test_the_same_key_twenty_times_in_parallel_is_one_job(client: Client) -> None:
+async def test_the_same_key_a_hundred_times_in_parallel_is_one_job(client: Client) -> None:
     answers = await asyncio.gather(
-        *(client.ask("POST", "/jobs", BODY, headers=key("k"), status=201) for _ in range(20))
+        *(client.ask("POST", "/jobs", BODY, headers=key("k"), status=201) for _ in range(100))
     )
     assert len({answer.body for answer in answers}) == 1
     assert len({answer.headers["Location"] for answer in answers}) == 1
@@ -51,23 +53,71 @@ async def test_a_key_belongs_to_one_request(client: Client) -> None:
     assert (await client.get("/jobs"))["total"] == 1
 
 
-async def test_cancel_change_batch_and_share_take_keys_as_well(client: Client) -> None:
-    await client.ask("POST", "/jobs", BODY, status=201)
-    changes: list[tuple[str, str, Any]] = [
-        ("PATCH", "/jobs/1", {"priority": "High"}),
-        ("DELETE", "/jobs/1?reason=x", None),
-        ("POST", "/jobs/batch", {"jobs": [BODY] * 3}),
-        ("PUT", "/shares/a", {"weight": 2, "kind": "account"}),
-        ("PUT", "/shares/a", {"guaranteed_gpus": 2}),
-    ]
-    for number, (method, path, body) in enumerate(changes):
-        first = await client.ask(method, path, body, headers=key(f"change-{number}"))
-        again = await client.ask(method, path, body, headers=key(f"change-{number}"))
-        assert first.status == again.status < 300
-        assert first.body == again.body
-        assert "Idempotency-Replayed" not in first.headers
-        assert again.headers["Idempotency-Replayed"] == "true"
-    assert (await client.get("/jobs"))["total"] == 4
+LATER = "2099-01-01T00:00:00Z"
+CHANGES: dict[tuple[str, str], list[tuple[str, Any]]] = {
+    ("POST", "/jobs"): [("/jobs", BODY)],
+    ("POST", "/jobs/batch"): [("/jobs/batch", {"jobs": [BODY] * 3})],
+    ("PATCH", "/jobs/{id}"): [("/jobs/1", {"priority": "High"}), ("/jobs/1", {"hold": True})],
+    ("POST", "/jobs/{id}/requeue"): [("/jobs/2/requeue?reason=x", None)],
+    ("POST", "/jobs/{id}/checkpoint"): [("/jobs/3/checkpoint", None)],
+    ("DELETE", "/jobs/{id}"): [("/jobs/1?reason=x", None)],
+    ("POST", "/nodes/{name}/cordon"): [("/nodes/node-1/cordon", {"reason": "x"})],
+    ("POST", "/nodes/{name}/drain"): [("/nodes/node-1/drain", {"deadline_at": LATER})],
+    ("POST", "/nodes/{name}/resume"): [("/nodes/node-1/resume", None)],
+    ("POST", "/gpus/{uuid}/fail"): [("/gpus/GPU/fail", {"reason": "x"})],
+    ("POST", "/gpus/{uuid}/recover"): [("/gpus/GPU/recover", None)],
+    ("POST", "/bookings"): [("/bookings", {"nodes": ["node-1"], "end_at": LATER})],
+    ("DELETE", "/bookings/{booking}"): [("/bookings/BOOKING", None)],
+    ("PUT", "/policy"): [("/policy", {"patience_s": 60})],
+    ("PUT", "/shares/{path}"): [
+        ("/shares/a", {"weight": 2, "kind": "account"}),
+        ("/shares/a", {"guaranteed_gpus": 2}),
+    ],
+}
+"""What to ask of each route that changes anything, in an order in which each can be done."""
+
+
+def test_every_route_that_changes_anything_is_asked_below() -> None:
+    routes = {
+        (route.method, re.sub(r":[^}]+}", "}", route.path.removeprefix(API)))
+        for route in ROUTES
+        if route.changes
+    }
+    assert routes == set(CHANGES)
+
+
+async def test_every_change_takes_a_key_and_is_made_once(client: Client) -> None:
+    """Each is made, asked for again at once, and asked for again when all others have been made as well."""
+    await client.submit(hold=True)
+    for job in ("2", "3"):
+        await client.submit(command="sleep 60", grace_period_s=0)
+        await client.scheduler.until(job, "Running")
+    gpu = (await client.get("/gpus"))["gpus"][7]["uuid"]
+    booking = (await client.ask("POST", "/bookings", {"nodes": ["node-1"], "end_at": LATER})).json["id"]
+    asked: list[tuple[str, str, Any, Answer]] = []
+    for (method, _), bodies in CHANGES.items():
+        for path, body in bodies:
+            path = path.replace("GPU", gpu).replace("BOOKING", booking)
+            first = await client.ask(method, path, body, headers=key(f"change-{len(asked)}"))
+            assert first.status < 300, (method, path, first.body)
+            assert "Idempotency-Replayed" not in first.headers
+            asked.append((method, path, body, first))
+            await replayed(client, len(asked) - 1, *asked[-1])
+    await client.scheduler.cancel_all()
+    await client.scheduler.quiet()
+    end = client.scheduler.engine.state.position
+    client.scheduler.engine._answers.clear()  # as after a restart: only the store knows
+    for number, one in enumerate(asked):
+        await replayed(client, number, *one)
+    assert client.scheduler.engine.state.position == end
+
+
+async def replayed(client: Client, number: int, method: str, path: str, body: Any, first: Answer) -> None:
+    again = await client.ask(method, path, body, headers=key(f"change-{number}"))
+    assert (again.status, again.body) == (first.status, first.body), (method, path)
+    assert again.headers["Idempotency-Replayed"] == "true"
+    other = f"{path}{'&' if '?' in path else '?'}other=1"
+    await client.ask(method, other, body, headers=key(f"change-{number}"), status=422)
 
 
 async def test_a_refusal_does_not_use_the_key_up(client: Client) -> None:

@@ -98,8 +98,9 @@ def test_it_gives_up_in_the_end(server: Scripted, client: Client) -> None:
         client.change("DELETE", "/jobs/1")
     assert refused.value.exit_code == exits.UNREACHABLE
     server.script = [(DROP, None)] * module.TRIES_MAX
-    with pytest.raises(Unreachable):
+    with pytest.raises(Unreachable, match="may have been done: look before you ask again"):
         client.change("DELETE", "/jobs/1")
+    assert len({key for _, _, key in server.asked[-module.TRIES_MAX :]}) == 1
 
 
 def test_a_kept_connection_that_was_closed_is_opened_again(server: Scripted, client: Client) -> None:
@@ -114,6 +115,8 @@ def test_nobody_listening_is_said_at_once(server: Scripted) -> None:
         Unreachable, match=r"cannot reach Horizon at http://127\.0\.0\.1:9: Connection refused"
     ):
         client.get("/a")
+    with pytest.raises(Unreachable, match="Is it running"):
+        client.change("POST", "/a")
 
 
 @pytest.mark.parametrize(

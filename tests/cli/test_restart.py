@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import http.client
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from tests.cli.house import Up, eventually, lines_in
+from tests.cli.house import PATIENCE_S, Up, eventually, lines_in
+
+CLIENTS = 8
 
 
 def _leaves_traces(directory: Path, name: str, seconds: float, code: int) -> str:
@@ -58,3 +64,58 @@ def test_killed_again_and_again(start_up: Callable[..., Up], home: Path) -> None
         assert up.until(job, "Completed")["attempt"] == 1
         assert lines_in(traces / name) == ["start", "end"]
     assert lines_in(traces / "order") == list(jobs)
+
+
+def _submit(up: Up, key: str) -> bytes | None:
+    """Ask for a job under this key; the answer, or None when none came."""
+    connection = http.client.HTTPConnection(urlsplit(up.url).netloc, timeout=PATIENCE_S)
+    token = (up.data_dir / "token").read_text().strip()
+    headers = {
+        "Authorization": f"Bearer {token}",
+        "Content-Type": "application/json",
+        "Idempotency-Key": key,
+    }
+    body = b'{"user_id": "alice", "command": "true", "hold": true}'
+    try:
+        connection.request("POST", "/api/v1/jobs", body, headers)
+        response = connection.getresponse()
+        answer = response.read()
+        return answer if response.status == 201 else None
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+
+
+def test_killed_while_it_answers_each_key_has_one_effect(start_up: Callable[..., Up]) -> None:
+    """Eight clients ask as fast as they can; each repeats, under the old key, what was not answered."""
+    up = start_up("--simulate-gpus", "1xH100")
+    answers: dict[str, bytes] = {}
+    asked: list[str] = []
+    enough = threading.Event()
+
+    def client(number: int) -> None:
+        for step in range(10_000):
+            key = f"{number}-{step}"
+            asked.append(key)
+            answer = _submit(up, key)
+            if answer is None:
+                return
+            answers[key] = answer
+            if len(answers) >= 100:
+                enough.set()
+
+    with ThreadPoolExecutor(CLIENTS) as clients:
+        running = [clients.submit(client, number) for number in range(CLIENTS)]
+        assert enough.wait(PATIENCE_S)
+        up.kill()
+    for one in running:
+        one.result()
+    assert len(asked) == len(answers) + CLIENTS, "each had one request under way"
+    up = start_up("--simulate-gpus", "1xH100")
+    for key in asked:
+        again = _submit(up, key)
+        assert again is not None
+        assert again == answers.get(key, again)
+    assert up.look("/jobs")["total"] == len(asked)
+    up.stop()

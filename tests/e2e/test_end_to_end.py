@@ -237,6 +237,39 @@ async def test_persistence_across_restart(database: str, tmp_path: Path) -> None
     await second.stop_checked()
 
 
+async def test_a_key_has_one_effect_across_a_failover(database: str, tmp_path: Path) -> None:
+    """Clients ask one scheduler until another takes the lead, then, under the same keys, the other."""
+    first = await start_scheduler(database, tmp_path / "first", "1xH100")
+    answers: dict[str, str] = {}
+    asked: list[str] = []
+
+    async def ask(scheduler: Scheduler, key: str) -> str | None:
+        body = {"user_id": "alice", "command": "true", "hold": True}
+        headers = {"Idempotency-Key": key}
+        async with scheduler.http.post("/api/v1/jobs", json=body, headers=headers) as response:
+            assert response.status in (201, 503), await response.text()
+            return await response.text() if response.status == 201 else None
+
+    async def client(number: int) -> None:
+        while True:
+            asked.append(f"{number}-{len(asked)}")
+            answer = await ask(first, key := asked[-1])
+            if answer is None:
+                return
+            answers[key] = answer
+
+    clients = [asyncio.create_task(client(number)) for number in range(16)]
+    await first.eventually(lambda: len(answers) > 100, "some answers")
+    second = await start_scheduler(database, tmp_path / "second", "1xH100")
+    await asyncio.gather(*clients)
+    for key in asked:
+        again = await asyncio.gather(ask(second, key), ask(second, key))
+        assert again[0] == again[1] == answers.get(key, again[0]) is not None
+    assert (await second.get("/jobs"))["total"] == len(asked) > len(answers) > 100
+    await first.stop()
+    await second.stop_checked()
+
+
 async def test_invalid_transitions(scheduler: Scheduler) -> None:
     done = await scheduler.submit()
     await scheduler.until(done["id"], "Completed")

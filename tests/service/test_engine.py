@@ -27,7 +27,7 @@ from horizon.service.engine import Busy, Engine, KeyReused, Reply, Stopped
 from horizon.service.recovery import fold_log
 from horizon.store import codec
 from horizon.store.memory import Log, MemoryStore
-from horizon.store.port import Batch, Head, Unavailable, UnknownOutcome
+from horizon.store.port import Answer, Batch, Head, Unavailable, UnknownOutcome
 
 Start = Callable[..., Awaitable[Engine]]
 
@@ -273,6 +273,53 @@ async def test_a_refused_command_does_not_use_up_its_key(start: Start) -> None:
     for _ in range(2):
         with pytest.raises(Rejected):
             await ask(engine, submission(engine, gpu_count=0), key="k", fingerprint=b"f")
+
+
+async def test_a_key_that_another_scheduler_takes_while_we_take_the_lead_has_one_effect(
+    start: Start, tmp_path: Path
+) -> None:
+    """We looked for the key when the other had not used it yet, and hear of it only when we lead."""
+    log = Log()
+    old = await start(log, "1xH100")
+    store, clock = TroubledStore(log), SystemClock()
+    new = Engine(store, LocalExecutor(tmp_path / "new", simulated("1xH100")), clock, Ids(clock))
+    looked, may_answer = asyncio.Event(), asyncio.Event()
+
+    async def answer(key: str) -> Answer | None:
+        found = log.answers.get(key)
+        looked.set()
+        await may_answer.wait()
+        return found
+
+    store.answer = answer  # type: ignore[method-assign]
+    key = {"key": "k", "fingerprint": b"f"}
+    again = asyncio.create_task(ask(new, submission(new, hold=True), **key))
+    await looked.wait()
+    first = await ask(old, submission(old, hold=True), **key)
+    await new.start()
+    may_answer.set()
+    assert await again == Reply(first.status, first.body, replayed=True)
+    assert len(new.state.jobs) == 1
+    await new.stop()
+    with pytest.raises(Stopped):
+        await ask(old, submission(old))
+
+
+@pytest.mark.parametrize("trouble", ["lost", "executed"])
+async def test_the_answer_to_what_changes_nothing_outlives_a_connection_that_was_cut(
+    start: Start, trouble: str
+) -> None:
+    """It is all that its append has, so nothing in the log says whether that came about."""
+    log = Log()
+    engine = await start(log, "1xH100")
+    await ask(engine, submission(engine, hold=True))
+    store = troubled(engine)
+    await until(lambda: not engine._cycle_due and not engine._wake.is_set())
+    store.trouble = [trouble]
+    update = cmd.Update(next(iter(engine.state.jobs)), hold=True)
+    reply = await ask(engine, update, key="k", fingerprint=b"f")
+    assert log.answers["k"].body == reply.body
+    assert store.trouble == []
 
 
 # --- bad days -----------------------------------------------------------------------------------------
