@@ -92,5 +92,5 @@ def test_a_change_of_any_field_is_found(change: dict[str, object]) -> None:
 
 GOLDEN = [
     "8d7d542b9e19cfb09b264909bb633f93ee307a5c30dd952f2753820a7f7016e0",
-    "09fdc1433a7554cb8f1586193021ba98d762e664058a88ab4d473baa268c9f89",
+    "f83faf69c885e6f00cc05d90261d667be5b672601fbc8c60f60c1b54694e0d29",
 ]
