@@ -298,6 +298,18 @@ GOLDEN: list[tuple[ev.Event, str]] = [
         f'{{"type":"AllocationOverdue","job_id":"{ID}","attempt":2,"until_us":9}}',
     ),
     (
+        ev.CommandRefused(
+            command="Cancel",
+            target=f"job/{ID}",
+            kind="conflict",
+            detail="it has ended",
+            by="owner",
+            reason="x",
+        ),
+        f'{{"type":"CommandRefused","command":"Cancel","target":"job/{ID}","kind":"conflict",'
+        '"detail":"it has ended","by":"owner","reason":"x"}',
+    ),
+    (
         ev.SigningKeySet(key="horizon/00+0a0b0c0d+AQ==", by="scheduler"),
         '{"type":"SigningKeySet","key":"horizon/00+0a0b0c0d+AQ==","by":"scheduler"}',
     ),

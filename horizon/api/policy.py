@@ -39,7 +39,8 @@ async def put_policy(context: Context, request: web.Request) -> web.Response:
         state = context.state
         version = expected_version(request, state.policy_version)
         known = state.policy_version if version is None else version
-        command = cmd.SetPolicy(changed(state.policy, asked), known, asked.reason or "")
+        policy = changed(state.policy, asked)
+        command = cmd.SetPolicy(policy, known, asked.reason or "", amends=version is None)
         try:
             reply = await context.ask(request, body, command, _render)
         except Rejected as refusal:

@@ -200,6 +200,11 @@ def _policy_faults(state: State, event: ev.PolicySet) -> Iterator[str]:
         yield f"the policy goes from version {state.policy_version} to {event.version}"
 
 
+def _refusal_faults(state: State, event: ev.CommandRefused) -> Iterator[str]:
+    if not state.stream_version(event.target):
+        yield f"it refuses a change of {event.target}, of which nothing is known"
+
+
 _ELSE: Final[dict[type[ev.Event], Callable[[State, Any], Iterator[str]]]] = {
     ev.NodeRegistered: _inventory_faults,
     ev.NodeChanged: _inventory_faults,
@@ -209,4 +214,5 @@ _ELSE: Final[dict[type[ev.Event], Callable[[State, Any], Iterator[str]]]] = {
     ev.BookingMade: _booking_faults,
     ev.BookingEnded: _end_faults,
     ev.PolicySet: _policy_faults,
+    ev.CommandRefused: _refusal_faults,
 }

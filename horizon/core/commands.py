@@ -69,6 +69,8 @@ class SetPolicy(Struct, frozen=True):
     version: int | None = None
     """Only if the policy is still at this version."""
     reason: str = ""
+    amends: bool = False
+    """Whether it was made from the policy of that version, and is made anew from a newer one when refused."""
 
 
 class CordonNode(Struct, frozen=True):

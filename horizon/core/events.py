@@ -397,6 +397,33 @@ class SigningKeySet(Event, frozen=True):
         return "system"
 
 
+class CommandRefused(Event, frozen=True):
+    """Someone asked for a change of what is another's, or everybody's, and it was refused: nothing changed.
+
+    Kept once for as long as nothing happens to what it is about (``core.refused``).
+    """
+
+    command: str
+    """What was asked for: the name of a command."""
+    target: str
+    """The stream that it would have changed."""
+    kind: str
+    """``conflict``: as things are it cannot be; ``stale``: whoever asked had not seen what they are."""
+    detail: str
+    """What was answered."""
+    by: str
+    reason: str = ""
+
+    @property
+    def stream(self) -> str:
+        return "system"
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """Equal for refusals of the same."""
+        return self.by, self.command, self.target, self.kind
+
+
 AnyEvent = (
     JobSubmitted
     | JobHeld
@@ -430,6 +457,7 @@ AnyEvent = (
     | PolicySet
     | LeaderElected
     | SigningKeySet
+    | CommandRefused
 )
 EVENT_TYPES: Final[tuple[type[Event], ...]] = get_args(AnyEvent)
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 from msgspec import UNSET
 
 from horizon.core import events as ev
+from horizon.core import limits
 from horizon.core.admission import account_share, admit, shape_of, user_share
 from horizon.core.charges import rate_of
 from horizon.core.dependencies import enter_queue, tell_dependents
@@ -633,6 +634,15 @@ def _signing_key_set(state: State, event: ev.SigningKeySet) -> None:
     state.signing_keys[state.position] = event.key
 
 
+def _command_refused(state: State, event: ev.CommandRefused) -> None:
+    refusals = state.refusals
+    refusals.count += 1
+    refusals.seen.pop(event.key, None)  # to be the youngest again
+    refusals.seen[event.key] = state.stream_version(event.target)
+    if len(refusals.seen) > limits.REFUSALS_REMEMBERED:
+        del refusals.seen[next(iter(refusals.seen))]
+
+
 def _leader_elected(state: State, event: ev.LeaderElected) -> None:
     pass  # the envelope's epoch says it all
 
@@ -671,4 +681,5 @@ _ELSE: Final[dict[type[ev.Event], Callable[[State, Any], None]]] = {
     ev.PolicySet: _policy_set,
     ev.LeaderElected: _leader_elected,
     ev.SigningKeySet: _signing_key_set,
+    ev.CommandRefused: _command_refused,
 }

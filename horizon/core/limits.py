@@ -44,6 +44,12 @@ BODY_BYTES_MAX: Final = 32 * 1024 * 1024
 """Bytes in a batch request; a single job's body is held to ``JOB_BODY_BYTES_MAX``."""
 JOB_BODY_BYTES_MAX: Final = 4 * 1024 * 1024
 
+REFUSALS_REMEMBERED: Final = 10_000
+"""Refused commands of which is known that the log has them already."""
+REFUSALS_BEGIN: Final = 1_000
+EVENTS_A_REFUSAL: Final = 10
+"""No more refusals are recorded than the first so many and then one in so many events."""
+
 CYCLE_STARTS_MAX: Final = 1_000
 """Jobs one cycle may place, and begin times and time limits it may deal with; the next follows at once."""
 

@@ -266,6 +266,14 @@ class Estimates(Struct):
     """Those after it."""
 
 
+class Refusals(Struct):
+    """The refused commands that the log has, so that it has none of them twice."""
+
+    count: int = 0
+    seen: dict[tuple[str, str, str, str], int] = {}
+    """By ``CommandRefused.key``: the version of the target's stream then; the oldest first."""
+
+
 class Terms(Struct):
     """What nodes are and what requests ask for, by number: the cluster knows nothing else of it."""
 
@@ -325,6 +333,7 @@ class State(Struct, eq=False):
     """The version of each stream that is not a job's."""
     signing_keys: dict[int, str] = {}
     """The public halves of the keys that sign the log's checkpoints, by the position from which each does."""
+    refusals: Refusals = field(default_factory=Refusals)
     policy: Policy = Policy()
     policy_version: int = 0
     """0 before the first was set: then the defaults of this program hold."""
@@ -437,6 +446,7 @@ def digest(state: State) -> str:
     everything: tuple[Any, ...] = (
         (state.position, state.recorded_at_us, state.epoch, state.cycle, state.policy_version),
         list(state.signing_keys.items()),
+        (state.refusals.count, list(state.refusals.seen.items())),
         state.policy,
         state.numbered,
         [job.id for job in state.holding.values()],

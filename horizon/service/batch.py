@@ -54,4 +54,6 @@ class BatchBuilder:
                     versions.setdefault(
                         f"node/{placement.node}", self._state.stream_version(f"node/{placement.node}")
                     )
+            elif type(event) is ev.CommandRefused:  # nor the same be refused beside it
+                versions.setdefault(event.target, self._state.stream_version(event.target))
             self.drafts.append(ev.Draft(event, stream, version, actor, command_id, correlation_id, causation))

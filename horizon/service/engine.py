@@ -27,6 +27,7 @@ from horizon.core.blobs import decode_environment
 from horizon.core.decide import Events, Given, Rejected, decide
 from horizon.core.evolve import evolve
 from horizon.core.model import EXECUTOR, SCHEDULER, AllocationState, Exit, JobState
+from horizon.core.refused import kept
 from horizon.core.schedule import DECISIONS, Cycle, schedule
 from horizon.core.state import Job, State
 from horizon.executors.port import AttemptKey, Executor, ExecutorError, Held, Launch
@@ -93,6 +94,8 @@ class Ask(Struct):
     tries: int = 0
     """How many appends it was in that did not come about, for a reason unknown."""
     reply: Reply | None = None
+    refusal: Rejected | None = None
+    """Set when it was refused and the log is to say so before it is answered."""
 
 
 _WORTH_A_CYCLE: Final = frozenset(
@@ -429,8 +432,11 @@ class Engine:
                 status, body = ask.render(self.state, events, now_us)
                 ask.reply = Reply(status, body)
         except Rejected as refusal:
-            self._refuse(ask, refusal)
-            return
+            events = kept(self.state, ask.command, refusal, ask.actor)
+            if not events:
+                self._refuse(ask, refusal)
+                return
+            ask.refusal = refusal
         except Exception as error:  # deciding is pure, so only this command is harmed
             log.exception("a command could not be decided", command=repr(ask.command))
             self._refuse(ask, error)
@@ -508,14 +514,14 @@ class Engine:
         for ask in reversed(asks):
             if ask.future is None:
                 self._inbox.appendleft(ask)
-            elif ask.reply is None:
+            elif ask.reply is None and ask.refusal is None:
                 continue  # it was refused when it was decided
             elif error is not None:
                 self._refuse(ask, error)
             elif ask.tries >= self._config.append_tries_max:
                 self._refuse(ask, Unavailable("it could not be made durable; nothing was changed"))
             else:
-                ask.reply = None
+                ask.reply = ask.refusal = None
                 self._inbox.appendleft(ask)
 
     # --- what follows from what is durable ------------------------------------------------------------
@@ -612,6 +618,9 @@ class Engine:
     # --- answering ------------------------------------------------------------------------------------
 
     def _answer(self, ask: Ask) -> None:
+        if ask.refusal is not None:
+            self._refuse(ask, ask.refusal)
+            return
         if ask.reply is None or ask.future is None:
             return  # a report, or refused already
         self._leave_inbox(ask)
@@ -624,7 +633,7 @@ class Engine:
             ask.future.set_result(ask.reply)
 
     def _refuse(self, ask: Ask, error: Exception) -> None:
-        ask.reply = None
+        ask.reply = ask.refusal = None
         if ask.future is None:
             log.error("a report was refused", command=repr(ask.command), error=str(error))
             return

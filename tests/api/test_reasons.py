@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from horizon.api import jobs
@@ -69,3 +70,31 @@ async def test_a_change_without_a_reason_is_made(client: Client) -> None:
     events = (await client.get("/jobs/2/events"))["events"]
     assert [one["payload"].get("reason") for one in events[-2:]] == [None, None]
     await client.ask("PATCH", "/jobs/1", {"reason": "nothing to change"}, status=422)
+
+
+async def test_a_change_that_was_refused_is_in_the_log_once(client: Client) -> None:
+    await client.submit()
+    await client.scheduler.until("1", "Completed")
+    since = client.scheduler.engine.state.position
+    for _ in range(3):
+        refused = await client.ask("DELETE", "/jobs/1?reason=I+need+them", status=409)
+    await client.ask("PUT", "/policy", {"strict": True}, headers={"If-Match": '"9"'}, status=412)
+    await client.ask("DELETE", "/jobs/9", status=404)
+    await client.ask("PUT", "/policy", {"min_runtime_s": -1}, status=422)
+    said = (await client.get(f"/events?after={since}"))["events"]
+    kept = [one["payload"] for one in said if one["type"] == "CommandRefused"]
+    assert [(one["command"], one["kind"], one["by"]) for one in kept] == [
+        ("Cancel", "conflict", "owner"),
+        ("SetPolicy", "stale", "owner"),
+    ]
+    assert kept[0]["detail"] == refused.json["detail"]
+    assert kept[0]["reason"] == "I need them"
+
+
+async def test_who_is_made_anew_behind_another_change_is_not_refused(client: Client) -> None:
+    fields = ({"min_runtime_s": number} for number in range(5))
+    answers = await asyncio.gather(*(client.ask("PUT", "/policy", body) for body in fields))
+    assert [answer.status for answer in answers] == [200] * 5
+    types = [one["type"] for one in (await client.get("/events"))["events"]]
+    assert types.count("PolicySet") == 6
+    assert "CommandRefused" not in types

@@ -1279,7 +1279,7 @@ class Checker:
         self.changed_at = self.position
 
     def _nothing(self, event: ev.Event) -> None:
-        """Weights change whose turn it is, and a new leader changes nothing here."""
+        """Weights change whose turn it is; a new leader, or a refusal, changes nothing here."""
 
 
 def kind_of(device: Device) -> Kind:
@@ -1372,4 +1372,5 @@ _ELSE: Final[dict[type[ev.Event], Callable[[Checker, Any], None]]] = {
     ev.ShareSet: Checker._nothing,
     ev.LeaderElected: Checker._nothing,
     ev.SigningKeySet: Checker._nothing,
+    ev.CommandRefused: Checker._nothing,
 }

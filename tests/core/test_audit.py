@@ -118,6 +118,11 @@ def submitted(number: int, id: int, **fields: Any) -> ev.JobSubmitted:
         (ev.NodeChanged(node="a", inventory=Inventory("b", 1, 1)), {}, "has the inventory of b"),
         (ev.BookingEnded(booking="b", by="owner"), {}, "booking b ends, and is not there"),
         (ev.BookingMade(booking="b", nodes=("x",), start_us=1, end_us=2, by=""), {}, "never registered"),
+        (
+            ev.CommandRefused(command="Cancel", target="job/x", kind="conflict", detail="", by="owner"),
+            {},
+            "a change of job/x, of which nothing is known",
+        ),
         (ev.PolicySet(version=7, policy=Policy(), by=""), {}, "the policy goes from version 0 to 7"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, ev.Event) else None,

@@ -41,6 +41,7 @@ from horizon.core.model import (
     Priority,
 )
 from horizon.core.policy import Order, Policy
+from horizon.core.refused import kept
 from horizon.core.schedule import Cycle, Reservation, schedule
 from horizon.core.state import Job, State, digest
 from horizon.core.why import why
@@ -197,6 +198,8 @@ class Life:
         self.world.when(command, "executor" if isinstance(command, cmd.Report) else "someone")
         if self.world.refused is not None:
             self.refusals[type(command).__name__] += 1
+            actor = "executor" if isinstance(command, cmd.Report) else "someone"
+            self.world.record(*kept(self.world.state, command, self.world.refused, actor))
         self._watch()
 
     def _together(self, commands: Sequence[cmd.Command]) -> None:

@@ -214,6 +214,69 @@ async def test_a_refused_command_is_told_why_and_leaves_nothing(start: Start) ->
     assert engine.state.position == before
 
 
+async def ended_job(engine: Engine) -> str:
+    command = submission(engine, hold=True)
+    await ask(engine, command)
+    await ask(engine, cmd.Cancel(command.job_id))
+    return command.job_id
+
+
+def refusals(engine: Engine) -> list[str]:
+    return [
+        one.event.detail for one in troubled(engine).log.events if isinstance(one.event, ev.CommandRefused)
+    ]
+
+
+async def test_a_refusal_is_answered_once_the_log_has_it(start: Start) -> None:
+    engine = await start()
+    id = await ended_job(engine)
+    store = troubled(engine)
+    store.gate.clear()
+    waiting = asyncio.create_task(ask(engine, cmd.Cancel(id), key="k"))
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    store.gate.set()
+    with pytest.raises(Rejected, match="job 1 has already ended: Cancelled"):
+        await waiting
+    assert refusals(engine) == ["job 1 has already ended: Cancelled"]
+    assert await refolded(engine) == digest(engine.state)
+
+
+async def test_a_client_in_a_loop_is_recorded_once(start: Start) -> None:
+    engine = await start()
+    id = await ended_job(engine)
+    together = [ask(engine, cmd.Cancel(id)) for _ in range(50)]
+    for reply in await asyncio.gather(*together, return_exceptions=True):
+        assert isinstance(reply, Rejected)
+    for _ in range(5):
+        with pytest.raises(Rejected):
+            await ask(engine, cmd.Cancel(id))
+    assert len(refusals(engine)) == 1
+
+
+@pytest.mark.parametrize("trouble", ["lost", "executed"])
+async def test_a_refusal_of_unknown_outcome_is_recorded_once_and_answered(start: Start, trouble: str) -> None:
+    engine = await start()
+    id = await ended_job(engine)
+    troubled(engine).trouble.append(trouble)
+    with pytest.raises(Rejected, match="already ended"):
+        await ask(engine, cmd.Cancel(id))
+    assert len(refusals(engine)) == 1
+    assert await refolded(engine) == digest(engine.state)
+
+
+async def test_a_refusal_that_cannot_be_recorded_is_not_given(start: Start) -> None:
+    engine = await start(config=EngineConfig(unavailable_retry_s=0.01))
+    id = await ended_job(engine)
+    troubled(engine).trouble.append("unavailable")
+    with pytest.raises(Unavailable, match="disk full"):
+        await ask(engine, cmd.Cancel(id))
+    assert refusals(engine) == []
+    with pytest.raises(Rejected):
+        await ask(engine, cmd.Cancel(id))
+    assert len(refusals(engine)) == 1
+
+
 async def test_a_caller_that_goes_away_does_not_take_back_what_it_asked(start: Start) -> None:
     engine = await start()
     troubled(engine).gate.clear()
