@@ -227,7 +227,9 @@ def _environment_faults(environment: dict[str, str], at: str) -> Iterator[Fault]
     size = 0
     for name, value in environment.items():
         if not name or "=" in name:
-            yield Fault("a variable's name must not be empty and must not have a = in it", at + pointer(name))
+            # What stands behind the = was to be its value: that is not repeated.
+            where = at + pointer(name.partition("=")[0])
+            yield Fault("a variable's name must not be empty and must not have a = in it", where)
         size += len(name.encode()) + len(value.encode())
     if size > limits.ENVIRONMENT_BYTES_MAX:
         yield _too_big(size, limits.ENVIRONMENT_BYTES_MAX, at)

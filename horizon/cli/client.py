@@ -69,19 +69,23 @@ class Client:
 
     def __init__(self, server: Server) -> None:
         parts = urlsplit(server.url)
+        # Whoever puts a password in front of the host does not want it repeated.
+        shown = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise CliError(f"{server.url!r} is no http:// or https:// address", exits.USAGE)
+            raise CliError(f"{shown!r} is no http:// or https:// address", exits.USAGE)
         self._server = server
-        self._url = server.url.rstrip("/")
+        self._url = shown.rstrip("/")
         self._base = parts.path.rstrip("/")
         self._secure = parts.scheme == "https"
         self._host = parts.hostname
         try:
             self._port = parts.port
         except ValueError as error:
-            raise CliError(f"{server.url!r} has no valid port", exits.USAGE) from error
+            raise CliError(f"{shown!r} has no valid port", exits.USAGE) from error
         self._headers = {"Accept": "application/json", "User-Agent": "horizon-cli"}
         if server.token:
+            if not server.token.isascii():
+                raise CliError("the token has characters that cannot be sent: it is ASCII", exits.USAGE)
             self._headers["Authorization"] = f"Bearer {server.token}"
         self._connection: http.client.HTTPConnection | None = None
 

@@ -26,7 +26,12 @@ def configure_logging(default_level: str = "info") -> None:
     ]
     renderer: list[Processor]
     if sys.stderr.isatty():
-        renderer = [structlog.dev.ConsoleRenderer(colors=not os.environ.get("NO_COLOR"))]
+        # A prettier traceback would show the values of variables, and among them tokens and environments.
+        renderer = [
+            structlog.dev.ConsoleRenderer(
+                colors=not os.environ.get("NO_COLOR"), exception_formatter=structlog.dev.plain_traceback
+            )
+        ]
     else:
         renderer = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     structlog.configure(

@@ -145,7 +145,7 @@ def main() -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = exits.PIPE_CLOSED
     except UnicodeEncodeError as error:
-        _say(f"{clipped(error.object)} has characters that cannot be sent; text must be UTF-8, a token ASCII")
+        _say(f"{clipped(error.object)} has characters that cannot be sent; text must be UTF-8")
         code = exits.USAGE
     except OSError as error:
         if os.environ.get("HORIZON_DEBUG"):

@@ -294,7 +294,7 @@ def _environment(entries: tuple[str, ...]) -> dict[str, str]:
     for entry in entries:
         name, separator, value = entry.partition("=")
         if not name:
-            raise click.UsageError(f"--env {entry!r} names no variable")
+            raise click.UsageError("--env must name a variable: K=V, or K alone for what it is here")
         if not separator:
             if name not in os.environ:
                 raise click.UsageError(

@@ -329,7 +329,9 @@ def _start(
         for stream in ("stdout", "stderr"):
             outputs.append(_open_output(output_path(world.attempts, status.key, status.rank, stream)))
         _enter(working_dir)
-        program = _find_program(arguments[0], environment.get("PATH", os.defpath))
+        program = _find_program(
+            arguments[0], environment.get("PATH", os.defpath), world.environment.get("PATH")
+        )
         return _spawn(program, arguments, outputs, environment)
     finally:
         for fd in outputs:
@@ -354,8 +356,11 @@ def _enter(working_dir: str) -> None:
         raise LaunchError(f"no working directory can have this name: {working_dir!r}") from None
 
 
-def _find_program(name: str, path: str) -> str:
-    """The file that ``name`` means in the job's own PATH and working directory."""
+def _find_program(name: str, path: str, inherited: str | None) -> str:
+    """The file that ``name`` means in the job's own PATH and working directory.
+
+    What is said of it goes into the log, and there no value of a job's environment may be.
+    """
     if "/" in name:
         return name
     candidates = [f"{directory or '.'}/{name}" for directory in path.split(":")]
@@ -364,7 +369,8 @@ def _find_program(name: str, path: str) -> str:
             return candidate
     for candidate in filter(os.path.isfile, candidates):
         raise LaunchError(f"permission denied: {candidate!r} is not executable")
-    raise LaunchError(f"command not found: {name!r} (searched PATH {path})")
+    where = f"PATH {path}" if path in (inherited, os.defpath) else "the PATH that its environment sets"
+    raise LaunchError(f"command not found: {name!r} (searched {where})")
 
 
 def _spawn(program: str, arguments: list[str], outputs: list[int], environment: dict[str, str]) -> int:

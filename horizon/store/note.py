@@ -65,12 +65,14 @@ class VerifyKey:
 
     @classmethod
     def read(cls, text: str) -> VerifyKey:
-        """Raises ``BadNote``."""
+        """Raises ``BadNote``, and says nothing of what is no key: it may be a secret one, cut short."""
+        if text.strip().startswith(_PRIVATE):
+            raise BadNote("this is a private key, which is for nobody else: give the public one")
         name, _, rest = text.strip().partition("+")
         key_id, _, encoded = rest.partition("+")
-        public = _bytes_of(encoded, "a key")
-        if not name or public[:1] != _ED25519 or len(public) != 33:
-            raise BadNote(f"{text.strip()[:60]!r} is no Ed25519 key: it is written NAME+ID+BASE64")
+        public = _decoded(encoded)
+        if not name or public is None or public[:1] != _ED25519 or len(public) != 33:
+            raise BadNote("this is no Ed25519 key: it is written NAME+ID+BASE64")
         key = cls(name, public[1:])
         if key.id.hex() != key_id:
             raise BadNote(f"the id of the key {name} does not match it: {key_id}, not {key.id.hex()}")
@@ -107,10 +109,7 @@ class SigningKey:
         """Raises ``BadNote``, and says nothing of what stands in a key that is none."""
         name, _, rest = text.strip().removeprefix(_PRIVATE).partition("+")
         key_id, _, encoded = rest.partition("+")
-        try:
-            private = base64.b64decode(encoded, validate=True)
-        except (binascii.Error, ValueError):
-            private = b""
+        private = _decoded(encoded) or b""
         if not text.startswith(_PRIVATE) or not name or private[:1] != _ED25519 or len(private) != 33:
             raise BadNote(f"this is no private key: it is written {_PRIVATE}NAME+ID+BASE64")
         key = cls(name, private[1:])
@@ -177,7 +176,14 @@ def _base64(data: bytes) -> str:
 
 
 def _bytes_of(text: str, what: str) -> bytes:
+    decoded = _decoded(text)
+    if decoded is None:
+        raise BadNote(f"{text[:60]!r} is no base64, and so not {what}")
+    return decoded
+
+
+def _decoded(text: str) -> bytes | None:
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise BadNote(f"{text[:60]!r} is no base64, and so not {what}") from None
+        return None

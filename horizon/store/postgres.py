@@ -330,7 +330,13 @@ async def connect(dsn: str, settings: dict[str, str] | None = None) -> asyncpg.C
         raise Unavailable(f"{error}: create the database, or name another one in DATABASE_URL") from error
     except (OSError, ssl.SSLError, TimeoutError) as error:
         raise Unavailable(f"Postgres cannot be reached ({error or type(error).__name__}): {where}") from error
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
+    except ValueError:
+        # What the driver says of an address that it cannot read may be a piece of the password.
+        raise Unavailable(
+            "DATABASE_URL cannot be read: write postgresql://USER:PASSWORD@HOST:PORT/NAME, and in the "
+            "password %XX for what is no letter or digit, such as %2F for /"
+        ) from None
+    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise Unavailable(f"Postgres refused the connection ({error}): {where}") from error
 
 

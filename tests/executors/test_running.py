@@ -97,7 +97,7 @@ async def test_no_signal_is_blocked_or_ignored(box: Box) -> None:
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (("no-such-program", "x"), r"command not found: 'no-such-program' \(searched PATH /"),
+        (("no-such-program", "x"), r"command not found: 'no-such-program' \(searched the PATH that its env"),
         (("/no/such/program",), r"command not found: '/no/such/program'"),
         (("/etc/passwd",), r"permission denied: '/etc/passwd' is not executable"),
         (("/tmp",), r"permission denied: '/tmp' is a directory"),

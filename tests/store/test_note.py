@@ -73,3 +73,12 @@ def test_a_bad_private_key_is_not_repeated() -> None:
         with pytest.raises(BadNote) as refused:
             SigningKey.read(spoilt)
         assert spoilt[-20:] not in str(refused.value)
+
+
+def test_a_private_key_given_for_a_public_one_is_not_repeated() -> None:
+    text = KEY.private_text()
+    for given in (text, text.removeprefix("PRIVATE+"), text.removeprefix("PRIVATE+KEY+"), text[:-3]):
+        with pytest.raises(BadNote) as refused:
+            VerifyKey.read(given)
+        secret = text.split("+", 4)[4]
+        assert not any(secret[at : at + 6] in str(refused.value) for at in range(len(secret) - 5))

@@ -259,7 +259,13 @@ async def test_a_missing_database_is_said_to_be(postgres: str) -> None:
 
 
 async def test_nonsense_for_a_dsn_is_refused() -> None:
-    assert "refused the connection" in await unfit("postgresql://user@host:port/x")
+    unreadable = ("postgresql://u@h:port/x", "postgresql://u:se/cret@h/x", "mysql://u:secret@h/x",
+                  "postgresql://u:[secret@h/x")  # fmt: skip
+    for dsn in unreadable:
+        message = await unfit(dsn)
+        assert "DATABASE_URL cannot be read" in message
+        assert "cret" not in message
+        assert "'se'" not in message
 
 
 @pytest.mark.parametrize(
