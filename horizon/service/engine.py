@@ -680,13 +680,16 @@ class Engine:
     def _now_us(self) -> int:
         """The clock, but never before what is in the log; while it stands behind, time goes on all the same.
 
-        A clock that was set back an hour must not keep a time limit from being reached for an hour.
+        A clock that was set back an hour must not keep a time limit from being reached for an hour; nor one
+        that was right before, with an hour too much in the log that we took over.
         """
         clock_us, steady_us = self._clock.now_us(), time.monotonic_ns() // 1_000
+        if self._read_us < self.state.recorded_at_us:
+            self._read_us, self._read_at_us = self.state.recorded_at_us, steady_us
         if clock_us < self._read_us:
             clock_us = self._read_us + steady_us - self._read_at_us
         self._read_us, self._read_at_us = clock_us, steady_us
-        return max(clock_us, self.state.recorded_at_us)
+        return clock_us
 
     def _arm_timer(self) -> None:
         """Have a cycle run when time alone changes something: a limit is reached, a begin time comes."""

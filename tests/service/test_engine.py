@@ -499,6 +499,23 @@ async def test_a_clock_set_back_does_not_put_off_a_time_limit(start: Start) -> N
     await until(lambda: engine.state.jobs[job.job_id].state is JobState.FAILED)
 
 
+class FastClock:
+    """A clock that is an hour ahead."""
+
+    def now_us(self) -> int:
+        return time.time_ns() // 1_000 + 3_600 * 1_000_000
+
+
+async def test_after_a_restart_under_a_clock_behind_the_log_time_goes_on(start: Start) -> None:
+    log = Log()
+    engine = await start(log, clock=FastClock())
+    job = submission(engine, "sleep 30", time_limit_s=1, grace_period_s=0)
+    await ask(engine, job)
+    await engine.stop()
+    again = await start(log)
+    await until(lambda: again.state.jobs[job.job_id].state is JobState.FAILED)
+
+
 async def test_a_restart_gives_the_same_state_and_adopts_what_runs(start: Start, tmp_path: Path) -> None:
     log = Log()
     engine = await start(log, "1xH100")
