@@ -30,8 +30,9 @@ up: $(STAMP) ## Postgres, scheduler and node on this machine, until ctrl-C
 test: $(STAMP) ## the whole test suite, on a real Postgres
 	$(BIN)/python -m pytest -q -n $(WORKERS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-nightly: $(STAMP) ## ten thousand random lives of a cluster, every rule checked after every event
+nightly: $(STAMP) ## ten thousand random lives of a cluster, a million bad days of its schedulers, every rule checked
 	$(BIN)/python -m tests.core.worlds --seeds 10000 $(ARGS)
+	$(BIN)/python -m tests.faults.simulation --seeds 1000000 $(ARGS)
 
 bench: $(STAMP) ## the benchmarks, as a table
 	$(BIN)/python -m benchmarks $(ARGS)
