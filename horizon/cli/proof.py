@@ -12,11 +12,13 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 import msgspec
 
+import horizon
 from horizon.cli import exits, places
 from horizon.cli.exits import CliError
+from horizon.cli.output import clean
 
 if TYPE_CHECKING:
-    from horizon.service.verify import Report
+    from horizon.service.verify import Decisions, Report
     from horizon.store.note import VerifyKey
     from horizon.store.proof import Proof
 
@@ -66,6 +68,7 @@ def rotate(ctx: click.Context) -> None:
 @click.option("--export", "exported", metavar="FILE", help="Check this export instead of the database.")
 @click.option("--key", "texts", multiple=True, metavar="PUB", help="A public key to trust, or its file.")
 @click.option("--checkpoint", "kept", multiple=True, metavar="OLD", help="A file of kept checkpoints.")
+@click.option("--decisions", is_flag=True, help="Run every recorded scheduling cycle again, too.")
 @click.option("--data-dir", metavar="DIR", help="Whose log, keys and checkpoints.")
 @click.pass_context
 def verify(
@@ -73,6 +76,7 @@ def verify(
     exported: str | None,
     texts: tuple[str, ...],
     kept: tuple[str, ...],
+    decisions: bool,
     data_dir: str | None,
 ) -> int:
     """Check the whole log: bytes, order, rules, and every checkpoint under the keys it was signed with.
@@ -80,6 +84,10 @@ def verify(
     It reads the database itself, whether Horizon runs or not. The key and the file of checkpoints are those
     of the data directory, unless --key names another. Ends with 0 only if all of it holds, else with 1 and
     the first position that does not.
+
+    With --decisions every scheduling cycle that the log tells of is run again on the state before it, and
+    must decide what was recorded; where one does not, both are shown. Cycles that other decision code
+    recorded are not run again, only counted.
     """
     import asyncio
 
@@ -88,13 +96,15 @@ def verify(
     if exported is None:
         own = places.checkpoints(directory)
         files = [*([own] if own.exists() else []), *map(Path, kept)]
-        return asyncio.run(_verify(directory, files, keys))
+        return asyncio.run(_verify(directory, files, keys, decisions))
     from horizon import auditor
 
     if not keys:
         raise CliError("name the key to check it with: --key PUB, as `horizon keys` shows it", exits.USAGE)
     options = [*(f"--key={key}" for key in keys), *(f"--checkpoint={path}" for path in kept)]
-    return auditor.main([exported, *options])
+    return auditor.main([exported, *options]) or (
+        asyncio.run(_decide_again(exported)) if decisions else exits.OK
+    )
 
 
 def _own_keys(directory: Path) -> list[VerifyKey]:
@@ -118,18 +128,60 @@ def _keys(texts: tuple[str, ...]) -> list[VerifyKey]:
         raise CliError(str(error), exits.USAGE) from error
 
 
-async def _verify(directory: Path, files: list[Path], keys: list[VerifyKey]) -> int:
+async def _verify(directory: Path, files: list[Path], keys: list[VerifyKey], with_decisions: bool) -> int:
     from horizon.cli.database import log_reader, progress_printer
     from horizon.service.notefile import NoteFile
-    from horizon.service.verify import Unsound, verify
+    from horizon.service.verify import Decisions, Unsound, verify
 
+    decisions = Decisions() if with_decisions else None
+    progress = progress_printer("checking the log")
     async with log_reader(directory) as reader:
         try:
-            found = await verify(reader, map(NoteFile, files), keys, progress_printer("checking the log"))
+            found = await verify(reader, map(NoteFile, files), keys, progress, decisions)
         except Unsound as unsound:
             raise CliError(f"the log does not hold: {unsound}") from unsound
     _say(found, trusted=bool(keys))
-    return exits.OK
+    return exits.OK if decisions is None else _say_decisions(decisions)
+
+
+async def _decide_again(exported: str) -> int:
+    """Of an export that the auditor has found to hold."""
+    from horizon.cli.database import progress_printer
+    from horizon.service.verify import Decisions, Unsound, fold_checked
+    from horizon.store.export import ExportFile
+    from horizon.store.port import Corrupt
+
+    decisions = Decisions()
+    try:
+        file = ExportFile(Path(exported))
+        header = file.header()
+        if header.from_ != 1:
+            what = "decisions are run again on what led to them, so from 1"
+            raise CliError(f"{exported} begins at {header.from_}: {what}", exits.USAGE)
+        await fold_checked(file, header.to, progress_printer("running cycles again"), decisions)
+    except (Corrupt, Unsound) as error:
+        raise CliError(f"{exported} cannot be folded: {error}") from error
+    return _say_decisions(decisions)
+
+
+def _say_decisions(found: Decisions) -> int:
+    """What came of running the cycles again, and the exit code for it."""
+    rerun = found.rerun
+    verdict = f"{rerun.differing:,} of them otherwise" if rerun.differing else "all of them as recorded"
+    rate = f"{rerun.cycles / max(found.seconds, 1e-6):,.0f}/s"
+    click.echo(f"  decisions {rerun.cycles:,} cycles run again, {verdict} ({rate})")
+    for code, cycles in sorted(rerun.others.items()):
+        name = f"code {code}" if code else "code that the log does not name"
+        click.echo(f"            {cycles:,} cycles decided by other code, not run again: {name}")
+    for one in found.differences:
+        click.echo(f"cycle {one.cycle:,} differs at position {one.position:,}")
+        click.echo(f"  recorded  {clean(one.recorded)} (by Horizon {clean(one.version) or 'unknown'})")
+        click.echo(f"  run again {clean(one.decided)} (by Horizon {horizon.__version__})")
+        if one.fields:
+            click.echo(f"  in        {', '.join(one.fields)}")
+    if rerun.differing > len(found.differences):
+        click.echo(f"and {rerun.differing - len(found.differences):,} cycles more")
+    return exits.FAILED if rerun.differing else exits.OK
 
 
 def _say(found: Report, trusted: bool) -> None:

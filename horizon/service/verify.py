@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import heapq
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from msgspec.structs import astuple
 
 from horizon.core.audit import fault
 from horizon.core.events import Recorded, Stored
 from horizon.core.evolve import evolve
+from horizon.core.rerun import Difference, Rerun
 from horizon.core.state import State, digest
 from horizon.service.notefile import NoteFile
 from horizon.store import codec
@@ -19,6 +21,8 @@ from horizon.store.port import GENESIS_HASH, Corrupt, Head, LogSource, Signed
 from horizon.store.tree import Frontier
 
 TABLE: Final = "the table of checkpoints"
+DIFFERENCES_KEPT: Final = 20
+"""Of cycles that were decided otherwise; all of them are counted."""
 
 Progress = Callable[[int, int], None]
 
@@ -29,6 +33,35 @@ class Unsound(Exception):
     def __init__(self, position: int, message: str) -> None:
         super().__init__(f"position {position}: {message}")
         self.position = position
+
+
+class Decisions:
+    """Has every recorded cycle run again, and keeps where it was decided otherwise than the log says."""
+
+    def __init__(self) -> None:
+        self.rerun = Rerun()
+        self.differences: list[Difference] = []
+        """The first ones; ``rerun`` counts all."""
+        self.seconds = 0.0
+        """Spent on deciding again."""
+
+    def see(self, state: State, recorded: Recorded) -> None:
+        """Look at the next event, on the state before it. Raises ``Unsound`` if its cycle cannot be run."""
+        began = time.perf_counter()
+        try:
+            self._keep(self.rerun.see(state, recorded))
+        except Exception as error:
+            what = f"its cycle cannot be run again: {type(error).__name__}: {error}"
+            raise Unsound(recorded.position, what) from error
+        self.seconds += time.perf_counter() - began
+
+    def end(self, state: State) -> None:
+        """To be told behind the last event of a log; not where an export was cut off, for a cycle may go on
+        there."""
+        self._keep(self.rerun.end(state))
+
+    def _keep(self, differences: list[Difference]) -> None:
+        self.differences += differences[: DIFFERENCES_KEPT - len(self.differences)]
 
 
 class Report(NamedTuple):
@@ -58,11 +91,16 @@ class Said(NamedTuple):
 
 
 async def verify(
-    log: LogSource, files: Iterable[NoteFile], keys: Iterable[VerifyKey], progress: Progress
+    log: LogSource,
+    files: Iterable[NoteFile],
+    keys: Iterable[VerifyKey],
+    progress: Progress,
+    decisions: Decisions | None = None,
 ) -> Report:
     """Check everything there is. Raises ``Unsound`` at the first thing that does not hold, ``StoreError``.
 
-    ``keys`` are those that whoever asks trusts; without any, the first that the log names.
+    ``keys`` are those that whoever asks trusts; without any, the first that the log names. With
+    ``decisions`` every cycle is run again, too; that one is decided otherwise does not end the check.
     """
     files = list(files)
     # What was signed is read before the head is: no honest checkpoint is beyond it then.
@@ -77,13 +115,66 @@ async def verify(
                 f"events up to {end.size} were signed in {end.where}, and the log ends at {head.position}: "
                 "its end was taken away, or an older backup was restored",
             )
-    audit = _Audit(head, Signatures(origin_of(head.log_id), keys), log.checkpoints(), _in_files(files))
+    signatures = Signatures(origin_of(head.log_id), keys)
+    audit = _Audit(head, CheckedFold(decisions), signatures, log.checkpoints(), _in_files(files))
     async for chunk in log.stored(0, head.position):
         for stored in chunk:
             await audit.event(stored)
         progress(audit.state.position, head.position)
     await audit.end(log)
     return audit.report()
+
+
+async def fold_checked(
+    log: StoredEvents, end: int, progress: Progress, decisions: Decisions | None = None
+) -> State:
+    """The state after so many events, each checked but for signatures. Raises ``Unsound``, ``StoreError``."""
+    fold = CheckedFold(decisions)
+    async for chunk in log.stored(0, end):
+        for stored in chunk:
+            fold.take(stored)
+        progress(fold.state.position, end)
+    if fold.state.position < end:
+        raise Unsound(fold.state.position + 1, "it is missing")
+    return fold.state
+
+
+class StoredEvents(Protocol):
+    """Events of a log as they are stored, wherever they are."""
+
+    def stored(self, after: int, end: int) -> AsyncIterator[list[Stored]]:
+        """Those behind a position up to another, in their order, some at a time."""
+        ...
+
+
+class CheckedFold:
+    """Folds stored events that somebody else may have written: each is checked before it is believed."""
+
+    def __init__(self, decisions: Decisions | None = None) -> None:
+        self.state = State()
+        self.tip = GENESIS_HASH
+        self.decisions = decisions
+
+    def take(self, stored: Stored) -> None:
+        """The next event. Raises ``Unsound`` when it cannot be that."""
+        position = self.state.position + 1
+        try:
+            codec.check_link(stored, position, self.tip)
+            event = codec.open_payload(position, stored.type, stored.schema_version, stored.payload)
+        except Corrupt as error:
+            raise Unsound(position, str(error)) from error
+        fields: tuple[Any, ...] = (*astuple(stored), event)
+        recorded = Recorded(*fields)
+        wrong = fault(self.state, recorded)
+        if wrong is not None:
+            raise Unsound(position, wrong)
+        if self.decisions is not None:
+            self.decisions.see(self.state, recorded)
+        try:
+            evolve(self.state, recorded)
+        except Exception as error:
+            raise Unsound(position, f"it cannot be folded: {type(error).__name__}: {error}") from error
+        self.tip = stored.hash
 
 
 def _said(note: str, where: str) -> Said:
@@ -103,11 +194,16 @@ class _Audit:
     """Takes the events in their order, and the checkpoints beside them."""
 
     def __init__(
-        self, head: Head, signatures: Signatures, table: AsyncIterator[Signed], files: Iterator[Said]
+        self,
+        head: Head,
+        fold: CheckedFold,
+        signatures: Signatures,
+        table: AsyncIterator[Signed],
+        files: Iterator[Said],
     ) -> None:
         self.head = head
-        self.state = State()
-        self.tip = GENESIS_HASH
+        self.fold = fold
+        self.state = fold.state
         self.frontier = Frontier()
         self.signatures = signatures
         self.in_table = self.in_files = 0
@@ -119,23 +215,8 @@ class _Audit:
     async def event(self, stored: Stored) -> None:
         if not self._begun:
             self._begun, self._next_in_table = True, await anext(self._table, None)
-        position = self.state.position + 1
-        try:
-            codec.check_link(stored, position, self.tip)
-            event = codec.open_payload(position, stored.type, stored.schema_version, stored.payload)
-        except Corrupt as error:
-            raise Unsound(position, str(error)) from error
-        fields: tuple[Any, ...] = (*astuple(stored), event)
-        recorded = Recorded(*fields)
-        wrong = fault(self.state, recorded)
-        if wrong is not None:
-            raise Unsound(position, wrong)
-        try:
-            evolve(self.state, recorded)
-        except Exception as error:
-            raise Unsound(position, f"it cannot be folded: {type(error).__name__}: {error}") from error
-        self.tip = stored.hash
-        self.frontier.add(self.tip)
+        self.fold.take(stored)
+        self.frontier.add(stored.hash)
         await self._checkpoints_here()
 
     async def _checkpoints_here(self) -> None:
@@ -157,7 +238,7 @@ class _Audit:
         checkpoint = self.signatures.check(said, self.state)
         if said.size != size or checkpoint.size != size:
             raise Unsound(said.size, f"its checkpoint in {said.where} is out of its order")
-        if checkpoint.tip != self.tip or checkpoint.root != self.frontier.root():
+        if checkpoint.tip != self.fold.tip or checkpoint.root != self.frontier.root():
             raise Unsound(size, f"the events up to it are not those that were signed in {said.where}")
 
     async def end(self, log: LogSource) -> None:
@@ -167,12 +248,15 @@ class _Audit:
             raise Unsound(
                 state.position + 1, f"it is missing: the head of the log says that it ends at {head.position}"
             )
-        if (head.tip, head.recorded_at_us) != (self.tip, state.recorded_at_us) or head.epoch < state.epoch:
+        last = (self.fold.tip, state.recorded_at_us)
+        if (head.tip, head.recorded_at_us) != last or head.epoch < state.epoch:
             raise Unsound(state.position, "the head of the log does not say what its last event is")
         async for more in log.stored(head.position, head.position + 1):
             if (await log.head()).position == head.position:
                 raise Unsound(more[0].position, "it stands behind the head of the log")
         self.signatures.end(state)
+        if self.fold.decisions is not None:
+            self.fold.decisions.end(state)
 
     def report(self) -> Report:
         state = self.state

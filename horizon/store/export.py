@@ -10,9 +10,12 @@ that one can see that none is missing.
 
 from __future__ import annotations
 
+import gzip
 import json
-from collections.abc import AsyncIterator
+import zlib
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -24,6 +27,8 @@ from horizon.store.reader import LogReader
 from horizon.store.tree import Frontier
 
 VERSION: Final = 1
+
+CHUNK_EVENTS: Final = 1_000
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -152,3 +157,72 @@ async def frontier_at(reader: LogReader, size: int) -> tuple[Frontier, bytes]:
     if frontier.size != size:
         raise Corrupt(f"the log has {frontier.size} events where it should have {size}")
     return frontier, tip
+
+
+class ExportFile:
+    """An export, to be folded again: its events, in the form in which a reader of the database gives them.
+
+    Nothing in it is believed, and its checkpoints are left to the auditor. Raises ``Corrupt`` for what cannot
+    be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def header(self) -> Header:
+        """Which events of which log it has."""
+        for line in self._lines():
+            try:
+                header = msgspec.json.decode(line, type=Header)
+            except msgspec.MsgspecError as error:
+                raise Corrupt(f"{self._path} is no export of a log: {error}") from error
+            if header.horizon_export != VERSION:
+                raise Corrupt(f"{self._path} is an export of version {header.horizon_export}, not {VERSION}")
+            return header
+        raise Corrupt(f"{self._path} is empty")
+
+    async def stored(self, after: int, end: int) -> AsyncIterator[list[Stored]]:
+        """The events behind a position up to another, in their order, some at a time."""
+        self.header()
+        chunk: list[Stored] = []
+        for number, line in enumerate(self._lines(), start=1):
+            if number == 1 or line.startswith((b'{"checkpoint":', b'{"end":')):
+                continue
+            try:
+                stored = _stored(msgspec.json.decode(line, type=Line))
+            except (msgspec.MsgspecError, ValueError) as error:
+                raise Corrupt(f"line {number} of {self._path} is no event: {error}") from error
+            if after < stored.position <= end:
+                chunk.append(stored)
+            if len(chunk) == CHUNK_EVENTS:
+                yield chunk
+                chunk = []
+        if chunk:
+            yield chunk
+
+    def _lines(self) -> Iterator[bytes]:
+        try:
+            with self._path.open("rb") as raw:
+                packed = raw.read(2) == b"\x1f\x8b"
+                raw.seek(0)
+                yield from gzip.GzipFile(fileobj=raw) if packed else raw
+        except (OSError, EOFError, zlib.error) as error:
+            raise Corrupt(f"{self._path} cannot be read: {error}") from error
+
+
+def _stored(line: Line) -> Stored:
+    return Stored(
+        line.position,
+        line.recorded_at_us,
+        line.epoch,
+        line.type,
+        line.schema_version,
+        line.stream,
+        line.stream_version,
+        line.actor,
+        bytes.fromhex(line.command_id),
+        bytes.fromhex(line.correlation_id),
+        line.causation,
+        line.payload.encode(),
+        bytes.fromhex(line.hash),
+    )

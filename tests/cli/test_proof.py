@@ -47,11 +47,18 @@ def test_without_a_database_there_is_nothing_to_export(home: Path) -> None:
 def test_the_log_is_verified_while_horizon_runs_and_after(start_up: Callable[..., Up], home: Path) -> None:
     up = start_up()
     up.until(up.submit("--", "true"), "Completed")
-    running = up.ok("verify")
+    running = up.ok("verify", "--decisions")
     assert running.startswith("the log horizon/")
     assert "under 1 key" in running
+    assert "decisions 1 cycles run again, all of them as recorded" in running
     up.ok("export", "--out", str(home / "log.jsonl"))
-    assert "are linked and not signed" in up.ok("verify", "--export", str(home / "log.jsonl"))
+    exported = up.ok("verify", "--decisions", "--export", str(home / "log.jsonl"))
+    assert "are linked and not signed" in exported
+    assert "decisions 1 cycles run again, all of them as recorded" in exported
+    up.ok("export", "--from", "2", "--out", str(home / "part.jsonl"))
+    part = up.run("verify", "--decisions", "--export", str(home / "part.jsonl"))
+    assert part.returncode == 2
+    assert "decisions are run again on what led to them, so from 1" in part.stderr
     up.ok("keys", "rotate")
     assert "under 1 key" in up.ok("verify"), "the log does not know the new key yet"
     up.stop()

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
 
-from horizon.store.export import plan_export
+from horizon.core.events import Stored
+from horizon.store.export import ExportFile, plan_export
 from horizon.store.note import Checkpoint, SigningKey, origin_of, signed
-from horizon.store.port import Batch, Signed, Unavailable
+from horizon.store.port import Batch, Corrupt, Signed, Unavailable
 from horizon.store.postgres import PostgresStore
 from horizon.store.reader import LogReader
 from horizon.store.tree import Frontier
@@ -127,3 +130,51 @@ async def test_what_is_no_log_is_said_to_be_none(postgres: str, admin: asyncpg.C
     name = await admin.fetchval("SELECT current_database()")
     with pytest.raises(Unavailable, match="`horizon migrate` updates it"):
         await LogReader(postgres.replace("/postgres?", f"/{name}?")).open()
+
+
+@pytest.fixture
+async def exported(reader: LogReader, tmp_path: Path) -> Path:
+    plan = await plan_export(reader, 1, None)
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b"".join([lines async for _, lines in plan.lines()]))
+    return path
+
+
+async def events_of(log: ExportFile | LogReader, after: int = 0, end: int = 12) -> list[Stored]:
+    return [stored async for chunk in log.stored(after, end) for stored in chunk]
+
+
+async def test_an_export_gives_back_the_events_that_were_written(
+    reader: LogReader, exported: Path, tmp_path: Path
+) -> None:
+    packed = tmp_path / "log.jsonl.gz"
+    packed.write_bytes(gzip.compress(exported.read_bytes()))  # noqa: ASYNC240
+    for path in (exported, packed):
+        file = ExportFile(path)
+        assert (file.header().from_, file.header().to) == (1, 12)
+        assert await events_of(file) == await events_of(reader)
+        assert await events_of(file, 3, 7) == await events_of(reader, 3, 7)
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes", "message"),
+    [
+        (b'"horizon_export":1', b'"horizon_export":2', "is an export of version 2, not 1"),
+        (b'{"horizon_export"', b'{"export"', "is no export of a log"),
+        (b'"actor":', b'"author":', "line 2 of .* is no event"),
+        (b'"hash":"', b'"hash":"no', "line 2 of .* is no event"),
+    ],
+)
+async def test_what_is_no_export_says_so(exported: Path, was: bytes, becomes: bytes, message: str) -> None:
+    exported.write_bytes(exported.read_bytes().replace(was, becomes, 1))  # noqa: ASYNC240
+    with pytest.raises(Corrupt, match=message):
+        await events_of(ExportFile(exported))
+
+
+async def test_a_file_that_is_cut_off_or_missing_says_so(exported: Path, tmp_path: Path) -> None:
+    packed = gzip.compress(exported.read_bytes())  # noqa: ASYNC240
+    (tmp_path / "cut.gz").write_bytes(packed[: len(packed) // 2])
+    (tmp_path / "empty").write_bytes(b"")
+    for name in ("cut.gz", "empty", "missing"):
+        with pytest.raises(Corrupt, match=name):
+            await events_of(ExportFile(tmp_path / name))
