@@ -177,6 +177,7 @@ cdef class Cluster:
     cdef int hold_devices(self, int node, int64_t number, const int32_t *slots, int32_t total) except -1
     cdef void add_hold(self, Node *node, const Hold *hold) noexcept
     cdef void sort_hold(self, Node *node, int32_t at) noexcept
+    cdef int load_node(self, int32_t index, dump) except -1
     cdef int32_t split_of(self, Request *request) noexcept
     cdef int64_t most_on_one(self, const Request *request, const int32_t *avoid, int32_t avoid_total) noexcept
     cdef int32_t split_over(self, const Request *request, const int32_t *avoid, int32_t avoid_total) noexcept

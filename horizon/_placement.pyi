@@ -178,6 +178,17 @@ class Cluster:
     def plan(self, now_us: int) -> Plan:
         """A plan as of now. O(nodes) bytes are copied and zeroed."""
 
+    # Snapshots.
+
+    def dump(self) -> tuple[object, ...]:
+        """All that anything here depends on, in lists and integers. A cluster made of it by ``load`` gives
+        the same answers, whatever both are asked from then on. O(devices + holds + bookings + requests)."""
+
+    @staticmethod
+    def load(dump: tuple[object, ...]) -> Cluster:
+        """The cluster that was dumped. ValueError, KeyError, TypeError or OverflowError for what no cluster
+        gives. O(devices squared of each node + the rest)."""
+
     def memory_bytes(self) -> int:
         """Allocated now, without this object itself. O(nodes)."""
 

@@ -721,6 +721,57 @@ cdef class Cluster:
             booked.total = kept
             self.version += 1
 
+    # -------------------------------------------------------------------------------------------- snapshots
+
+    def dump(self):
+        cdef int32_t at
+        return (
+            [(self.kinds[at].gpu_type, self.kinds[at].memory) for at in range(self.kind_total)],
+            [dump_node(&self.nodes[at]) for at in range(self.node_total)],
+            [dump_request(&self.requests[at]) for at in range(self.request_total)],
+        )
+
+    @staticmethod
+    def load(dump):
+        cdef Cluster cluster = Cluster()
+        kinds, nodes, requests = dump
+        for kind in kinds:
+            cluster.add_kind(*kind)
+        for node in nodes:
+            cluster.load_node(cluster.add_node(), node)
+        for request in requests:
+            cluster.add_request(*request)
+        return cluster
+
+    cdef int load_node(self, int32_t index, dump) except -1:
+        """Holds and bookings go back in as they stood: even those that end together keep their order."""
+        cdef Node *node = self.node_at(index)
+        cdef int32_t at, slot
+        state, cores, memory_mib, devices, unusable, holders, holds, booked, labels, domains = dump
+        self.set_node(index, cores, memory_mib, devices, labels, domains)
+        for slot in unusable:
+            self.set_device(index, slot, False)
+        for at in range(len(holders)):
+            slot, number = holders[at]
+            if not 0 <= slot < node.device_total or number < 1:
+                raise ValueError(f"slot {slot} of node {index} cannot be held by job {number}")
+            node.devices[slot].holder = number
+        node.holds = <Hold *>resized(node.holds, len(holds), sizeof(Hold))
+        node.hold_room = <int32_t>len(holds)
+        for at in range(node.hold_room):
+            node.holds[at] = load_hold(node, holds[at])
+            node.hold_total += 1
+            node.free_cores -= node.holds[at].cores
+            node.free_memory -= node.holds[at].memory
+            node.free_seats -= node.holds[at].seats
+        for at in range(len(booked)):
+            make_room(&node.booked)
+            node.booked.items[at] = load_change(booked[at])
+            node.booked.total += 1
+        self.recount(node)
+        self.set_state(index, state)
+        return 0
+
     # --------------------------------------------------------------------------------- what is asked for
 
     def add_request(self, int gpus, int gpu_type, int64_t gpu_memory_mib, int64_t cores, int64_t memory_mib,
@@ -850,6 +901,79 @@ cdef class Cluster:
             if fitting[level] < split.levels[level].enough:
                 return False
         return True
+
+
+cdef tuple dump_node(const Node *node):
+    cdef int32_t at
+    return (
+        node.state,
+        node.cores,
+        node.memory,
+        [dump_device(node, at) for at in range(node.device_total)],
+        [at for at in range(node.device_total) if not node.devices[at].usable],
+        [(at, node.devices[at].holder) for at in range(node.device_total) if node.devices[at].holder],
+        [dump_hold(&node.holds[at]) for at in range(node.hold_total)],
+        [dump_change(&node.booked.items[at]) for at in range(node.booked.total)],
+        [node.labels[at] for at in range(node.label_total)],
+        [node.domain[at] for at in range(NEARNESS)],
+    )
+
+
+cdef tuple dump_device(const Node *node, int32_t slot):
+    cdef const Device *device = &node.devices[slot]
+    return (
+        node.bins[device.bin].kind,
+        device.group[<int>LINK_GROUP],
+        device.group[<int>NUMA_NODE],
+        device.group[<int>PCIE_ROOT],
+    )
+
+
+cdef tuple dump_hold(const Hold *hold):
+    """Without its devices: they are counted by who holds them."""
+    return hold.end_us, hold.number, hold.cores, hold.memory, hold.seats, hold.bin
+
+
+cdef Hold load_hold(const Node *node, dump) except *:
+    cdef Hold hold
+    memset(&hold, 0, sizeof(Hold))
+    hold.end_us, hold.number, hold.cores, hold.memory, hold.seats, hold.bin = dump
+    check_time(hold.end_us, b"end_us")
+    check_amount(hold.cores, b"cores")
+    check_amount(hold.memory, b"memory_mib")
+    if hold.number < 1 or not 0 <= hold.seats <= SEATS or not NO_BIN <= hold.bin < node.bin_total:
+        raise ValueError(f"job {hold.number} cannot hold that")
+    return hold
+
+
+cdef tuple dump_change(const Change *change):
+    """Of a booking: nothing but seats changes."""
+    return change.at_us, change.seats, change.booking
+
+
+cdef Change load_change(dump) except *:
+    cdef Change change
+    memset(&change, 0, sizeof(Change))
+    change.bin = NO_BIN
+    change.at_us, change.seats, change.booking = dump
+    check_time(change.at_us, b"at_us")
+    if not -SEATS <= change.seats <= SEATS or change.booking < 1:
+        raise ValueError(f"{change.booking} is no booking")
+    return change
+
+
+cdef tuple dump_request(const Request *request):
+    cdef int32_t at
+    return (
+        request.gpus,
+        request.gpu_type,
+        request.gpu_memory,
+        request.cores,
+        request.memory,
+        request.nodes,
+        request.seats == SEATS,
+        [request.labels[at] for at in range(request.label_total)],
+    )
 
 
 cdef void free_kind(Kind *kind) noexcept:

@@ -112,6 +112,7 @@ cdef class JobQueue:
     cdef int32_t shape_total
 
     cdef int64_t half_life_us
+    cdef int64_t charge_ahead_us
     cdef int64_t frame_us       # FRAME_HALF_LIVES half-lives: landmarks are its multiples
     cdef double tau_s           # half-life / ln 2: the integral of one half-life's decay
     cdef double ahead_s         # charge ahead
@@ -154,6 +155,13 @@ cdef class JobQueue:
     cdef Walk new_walk(self, int64_t now_us, bint fifo)
     cdef void decay_by(self, int64_t half_life_us, int64_t charge_ahead_us) noexcept
     cdef void free_jobs(self) noexcept
+
+    # Snapshots: columns of shares, shapes and waiting jobs.
+    cdef tuple dump_shares(self)
+    cdef bytes dump_shapes(self)
+    cdef tuple dump_jobs(self)
+    cdef int load_shares(self, const int32_t[::1] parents, const int32_t[::1] weights, const int64_t[::1] rates,
+                         const double[::1] usages, const int64_t[::1] since) except -1
 
 
 cdef class Walk:

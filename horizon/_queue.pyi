@@ -167,6 +167,18 @@ class JobQueue:
     def score(self, share: int, now_us: int) -> float:
         """``effective / weight``: the smaller, the sooner its turn."""
 
+    # Snapshots.
+
+    def dump(self) -> tuple[object, ...]:
+        """All that anything here depends on, as integers and columns in the byte order of this machine. A
+        queue made of it by ``load`` gives the same answers, bit for bit, whatever both are asked from then
+        on. O(shares + shapes + waiting)."""
+
+    @staticmethod
+    def load(dump: tuple[object, ...]) -> JobQueue:
+        """The queue that was dumped. ValueError, KeyError, TypeError or OverflowError for what no queue
+        gives. O(shares + shapes + waiting x depth)."""
+
     def memory_bytes(self) -> int:
         """Allocated now, without this object itself. O(shares)."""
 

@@ -6,6 +6,7 @@ call into libm, so the order of jobs is the same on every build and platform.
 """
 
 cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Realloc
 from libc.string cimport memcpy, memset
 
@@ -40,6 +41,11 @@ cdef void *zeroed(int64_t count, int64_t size) except NULL:
     if block == NULL:
         raise MemoryError
     return block
+
+
+cdef bytes new_column(int64_t count, int64_t size):
+    """Room for so many items, which the caller fills before anybody sees it."""
+    return PyBytes_FromStringAndSize(NULL, <Py_ssize_t>(count * size))
 
 
 cdef inline int64_t grown_room(int64_t room) noexcept nogil:
@@ -702,6 +708,7 @@ cdef class JobQueue:
 
     cdef void decay_by(self, int64_t half_life_us, int64_t charge_ahead_us) noexcept:
         self.half_life_us = half_life_us
+        self.charge_ahead_us = charge_ahead_us
         self.frame_us = FRAME_HALF_LIVES * half_life_us
         self.tau_s = <double>half_life_us / 1000000.0 / 0.6931471805599453
         self.ahead_s = <double>charge_ahead_us / 1000000.0
@@ -790,6 +797,105 @@ cdef class JobQueue:
 
     def __sizeof__(self):
         return object.__sizeof__(self) + self.memory_bytes()
+
+    # --------------------------------------------------------------------------------------------- snapshots
+
+    def dump(self):
+        return (
+            self.half_life_us,
+            self.charge_ahead_us,
+            self.instant.us,
+            self.instant.landmark_us,
+            self.dump_shares(),
+            self.dump_shapes(),
+            self.dump_jobs(),
+        )
+
+    cdef tuple dump_shares(self):
+        cdef int64_t total = self.share_total
+        cdef int32_t share
+        cdef Share *node
+        parents, weights = new_column(total, 4), new_column(total, 4)
+        rates, usages, since = new_column(total, 8), new_column(total, 8), new_column(total, 8)
+        for share in range(self.share_total):
+            node = &self.shares[share]
+            (<int32_t *>PyBytes_AS_STRING(parents))[share] = node.parent
+            (<int32_t *>PyBytes_AS_STRING(weights))[share] = node.weight
+            (<int64_t *>PyBytes_AS_STRING(rates))[share] = node.rate
+            (<double *>PyBytes_AS_STRING(usages))[share] = node.usage
+            (<int64_t *>PyBytes_AS_STRING(since))[share] = node.since_us
+        return parents, weights, rates, usages, since
+
+    cdef bytes dump_shapes(self):
+        cdef int32_t shape
+        rates = new_column(self.shape_total, 8)
+        for shape in range(self.shape_total):
+            (<int64_t *>PyBytes_AS_STRING(rates))[shape] = self.shapes[shape].rate
+        return rates
+
+    cdef tuple dump_jobs(self):
+        """In growing order of number, so that they go back in at the end of their lines."""
+        cdef int64_t total = len(self)
+        cdef int64_t at = 0
+        cdef int64_t index, page, place
+        cdef Directory *directory
+        cdef Job *job
+        numbers, priorities = new_column(total, 8), new_column(total, 1)
+        shares, shapes = new_column(total, 4), new_column(total, 4)
+        for index in range(self.top_room):
+            directory = self.top[index]
+            for page in range(DIRECTORY_PAGES if directory != NULL else 0):
+                for place in range(PAGE_JOBS if directory.pages[page] != NULL else 0):
+                    job = &directory.pages[page].jobs[place]
+                    if job.lane == 0:
+                        continue
+                    (<int64_t *>PyBytes_AS_STRING(numbers))[at] = (
+                        ((index << DIRECTORY_BITS) + page) << PAGE_BITS
+                    ) + place
+                    (<int8_t *>PyBytes_AS_STRING(priorities))[at] = <int8_t>((job.lane - 1) % PRIORITIES)
+                    (<int32_t *>PyBytes_AS_STRING(shares))[at] = (job.lane - 1) // PRIORITIES
+                    (<int32_t *>PyBytes_AS_STRING(shapes))[at] = shape_of(job)
+                    at += 1
+        return numbers, priorities, shares, shapes
+
+    @staticmethod
+    def load(dump):
+        half_life_us, charge_ahead_us, instant_us, landmark_us, shares, shape_rates, jobs = dump
+        cdef JobQueue queue = JobQueue(half_life_us, charge_ahead_us)
+        cdef Py_ssize_t shape
+        cdef const int64_t[::1] rates = memoryview(shape_rates).cast("q")
+        check_now(instant_us)
+        check_now(landmark_us)
+        queue.instant.us, queue.instant.landmark_us = instant_us, landmark_us
+        queue.instant.inflation = inflation(queue.instant.us - queue.instant.landmark_us, queue.half_life_us)
+        parents, weights, held, usages, since = [
+            memoryview(one).cast(kind) for one, kind in zip(shares, "iiqdq", strict=True)
+        ]
+        queue.load_shares(parents, weights, held, usages, since)
+        for shape in range(rates.shape[0]):
+            queue.add_shape(rates[shape])
+        queue.enqueue_many(*[memoryview(one).cast(kind) for one, kind in zip(jobs, "qbii", strict=True)])
+        return queue
+
+    cdef int load_shares(self, const int32_t[::1] parents, const int32_t[::1] weights, const int64_t[::1] rates,
+                         const double[::1] usages, const int64_t[::1] since) except -1:
+        """Their scores are what they were: they depend on nothing else, nor on what happened when."""
+        cdef Py_ssize_t share
+        if not 0 < parents.shape[0] == weights.shape[0] == rates.shape[0] == usages.shape[0] == since.shape[0]:
+            raise ValueError("the columns of the shares differ in length")
+        self.set_weight(ROOT, weights[ROOT])
+        for share in range(parents.shape[0]):
+            if share != ROOT:
+                self.add_share(parents[share], weights[share])
+            if not 0 <= rates[share] <= RATE_SUM_MAX or not usages[share] >= 0.0:   # refuses a NaN too
+                raise ValueError(f"share {share} cannot have held or used that much")
+            check_now(since[share])
+            self.shares[share].rate = rates[share]
+            self.shares[share].usage = usages[share]
+            self.shares[share].since_us = since[share]
+            self.note_holder(<int32_t>share)
+        self.rescore_all()
+        return 0
 
     # ----------------------------------------------------------------------------------------- pages of jobs
 

@@ -262,7 +262,7 @@ def _without_tasks(state: State) -> list[Job]:
     So a list costs nothing for the hundreds of thousands of tasks that arrays have had.
     """
     single = _single_tasks(state)
-    jobs: list[Job] = []
+    jobs = state.numbered[:0]  # a list in which jobs at rest need not be decoded
     begin = 0
     for number, array in state.arrays.items():
         jobs += state.numbered[begin:number]

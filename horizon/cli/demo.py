@@ -381,7 +381,7 @@ async def _verify(scheduler: Scheduler, directory: Path) -> bool:
 
 async def _end_all(scheduler: Scheduler) -> None:
     """Leave no process behind: the directory that would tell of it goes away."""
-    active: Iterable[str] = [job.id for job in scheduler.engine.state.jobs.values() if not job.state.ended]
+    active: Iterable[str] = [job.id for job in scheduler.engine.state.numbered if not job.state.ended]
     if active and scheduler.engine.ready:
         client = Client(Server(scheduler.url, scheduler.token))
         for job_id in active:

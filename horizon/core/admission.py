@@ -51,7 +51,7 @@ def admit(state: State, recorded: ev.Recorded, event: ev.JobSubmitted) -> None:
     share = state.users.get((spec.account, spec.user_id)) or user_share(state, spec.account, spec.user_id)
     limited = event.number if spec.array is not None and spec.array.limit else 0
     shape = shape_of(state, spec, spec.time_limit_s, share.parent, limited)
-    _share_values(spec, share)
+    share_values(spec, share)
     job = new_job(event, recorded.correlation_id, recorded.recorded_at_us, share.id, shape)
     job.positions = [recorded.position]
     assert event.number == len(state.numbered) + 1, "job numbers have a gap"
@@ -69,7 +69,7 @@ def admit(state: State, recorded: ev.Recorded, event: ev.JobSubmitted) -> None:
         state.queue.enqueue(job.number, job.priority.rank, job.share, job.shape)
 
 
-def _share_values(spec: JobSpec, share: Share) -> None:
+def share_values(spec: JobSpec, share: Share) -> None:
     """Has equal values of many jobs be one in memory: its owner's names, and empty dicts. O(1)."""
     force_setattr(spec, "user_id", share.user_id)
     force_setattr(spec, "account", share.account)

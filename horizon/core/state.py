@@ -448,7 +448,7 @@ def digest(state: State) -> str:
         list(state.signing_keys.items()),
         (state.refusals.count, list(state.refusals.seen.items())),
         state.policy,
-        state.numbered,
+        list(state.numbered),  # decodes those that a snapshot keeps encoded
         [job.id for job in state.holding.values()],
         state.nodes,
         state.devices.holders,

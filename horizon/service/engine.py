@@ -255,7 +255,7 @@ class Engine:
         self._cycle_due = True
         self._wake.set()
         self.ready, self.trouble = True, ""
-        log.info("leading", epoch=head.epoch, position=self.state.position, jobs=len(self.state.jobs))
+        log.info("leading", epoch=head.epoch, position=self.state.position, jobs=len(self.state.numbered))
 
     async def _adopt(self) -> None:
         """Hand the attempts that the log says hold something to the executor; launch those it never saw."""

@@ -48,12 +48,15 @@ from horizon.core.state import Job, State, digest
 from horizon.core.why import why
 from horizon.service.batch import BatchBuilder
 from tests.core.checker import Broken, Checker
+from tests.core.snapshots import reloaded
 from tests.core.spec import BAD, SECOND, World, job_id
 
 STEPS: Final = 60
 """Steps of a life in the suite; the nightly ones are as long, only more."""
 CYCLES_TO_REST: Final = 60
 """Cycles at one moment after which there should be nothing left to decide."""
+SNAPSHOTS: Final = 0.006
+"""How often the twin goes on from a snapshot, of the times that something was recorded."""
 STEPS_TO_END: Final = 2_000
 """Steps after which a world without arrivals should have come to its end."""
 
@@ -96,6 +99,9 @@ class Life:
         self.refusals: Counter[str] = Counter()
         self.cycles = 0
         """Cycles decided, those that decided nothing included; each was decided twice."""
+        self.photographer = random.Random(f"snapshots of {seed}")
+        """Decides when the twin goes on from a snapshot of itself."""
+        self.snapshots = 0
 
     # --- the course of a life -----------------------------------------------------------------------------
 
@@ -235,6 +241,9 @@ class Life:
             self._run(recorded.event)
             self._shake_head(recorded.event)
         self.seen = len(self.world.log)
+        if self.photographer.random() < SNAPSHOTS:
+            self.twin = reloaded(self.twin)
+            self.snapshots += 1
         self._stop_what_is_to_stop()
 
     def _shake_head(self, event: ev.Event) -> None:

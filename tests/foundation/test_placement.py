@@ -1656,3 +1656,38 @@ def test_a_cluster_without_memory_for_a_change_is_as_it_was_and_can_be_changed_a
             memory_fails(change, after=ENOUGH)
         assert told(cluster.plan(NOW_US)) == told(clusters[-1].plan(NOW_US))
         assert [cluster.free(node) for node in range(8)] == [clusters[-1].free(node) for node in range(8)]
+
+
+# --- snapshots ----------------------------------------------------------------------------------------
+
+UNUSABLE, HOLDERS, HOLDS, BOOKED = 4, 5, 6, 7
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        (0, 3),
+        (1, -1),
+        (3, [(1, *NO_GROUPS)]),
+        (UNUSABLE, [2]),
+        (HOLDERS, [(2, 5)]),
+        (HOLDERS, [(0, 0)]),
+        (HOLDS, [(NOW_US, 5, 1, 0, 1, 1)]),
+        (HOLDS, [(NOW_US, 0, 1, 0, 1, 0)]),
+        (HOLDS, [(-1, 5, 1, 0, 1, 0)]),
+        (BOOKED, [(NOW_US, -1, 0)]),
+        (BOOKED, [(NOW_US, -1)]),
+    ],
+)
+def test_what_no_cluster_gives_is_not_loaded(part: int, value: Any) -> None:
+    cluster = _placement.Cluster()
+    cluster.add_kind(0, 80)
+    node = add(cluster, devices=2)
+    cluster.hold(node, 5, [0], 1, 1, False, NOW_US)
+    cluster.book(node, 1, NOW_US, NOW_US + 1)
+    kinds, nodes, requests = cluster.dump()
+    _placement.Cluster.load((kinds, nodes, requests))
+    changed = list(nodes[0])
+    changed[part] = value
+    with pytest.raises((ValueError, KeyError, TypeError)):
+        _placement.Cluster.load((kinds, [tuple(changed)], requests))

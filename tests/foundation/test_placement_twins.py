@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from itertools import permutations
 from typing import Any
 
+import msgspec
 import pytest
 
 from horizon import _placement
@@ -224,6 +225,11 @@ class Play:
             self.pair("nodes_for", request)
             self.pair("nodes_for", request, self.avoided())
 
+    def snapshot(self) -> None:
+        """The compiled one goes on from a snapshot of it, the plain one just goes on."""
+        dump = msgspec.msgpack.decode(msgspec.msgpack.encode(self.pair.compiled.dump()))
+        self.pair.compiled = type(self.pair.compiled).load(dump)
+
     # A cycle: a plan of each, asked and changed side by side.
 
     def cycle(self) -> None:
@@ -298,7 +304,7 @@ class Play:
         steps = {
             self.hold: 20, self.expect: 5, self.release: 12, self.book: 3, self.unbook: 2, self.set_node: 1,
             self.set_state: 2, self.set_device: 3, self.add_kind: 1, self.add_node: 1, self.add_request: 4,
-            self.nodes_for: 2, self.cycle: 20,
+            self.nodes_for: 2, self.cycle: 20, self.snapshot: 2,
         }  # fmt: skip
         self.random.choices(list(steps), weights=list(steps.values()))[0]()
         self.compare()

@@ -694,3 +694,42 @@ def test_pages_are_given_back_when_their_last_job_leaves() -> None:
 def test_a_walk_is_made_by_a_queue_only() -> None:
     with pytest.raises(TypeError):
         _queue.Walk().next()
+
+
+# --- snapshots ----------------------------------------------------------------------------------------
+
+
+def dumped() -> list[Any]:
+    """A queue with a user that holds something and a job that waits, as lists that a test may change."""
+    queue = _queue.JobQueue(WEEK_US, HOUR_US)
+    queue.add_share(0)
+    queue.add_shape(1000)
+    queue.hold(ANN, 10, NOW_US)
+    queue.enqueue(7, NORMAL, ANN, 0)
+    return [list(part) if isinstance(part, tuple) else part for part in queue.dump()]
+
+
+SHARES, JOBS = 4, 6
+
+
+@pytest.mark.parametrize(
+    ("part", "column", "value"),
+    [
+        (SHARES, 0, array("i", [-1, 1])),
+        (SHARES, 1, array("i", [1, 0])),
+        (SHARES, 2, array("q", [10, -1])),
+        (SHARES, 3, array("d", [0.0, math.nan])),
+        (SHARES, 4, array("q", [0, -1])),
+        (SHARES, 4, array("q", [0])),
+        (JOBS, 0, array("q", [0])),
+        (JOBS, 2, array("i", [2])),
+        (JOBS, 3, array("i", [1])),
+        (JOBS, 3, array("b", [1])),
+    ],
+)
+def test_what_no_queue_gives_is_not_loaded(part: int, column: int, value: array[Any]) -> None:
+    dump = dumped()
+    _queue.JobQueue.load(tuple(dump))
+    dump[part][column] = value.tobytes()
+    with pytest.raises((ValueError, KeyError, TypeError)):
+        _queue.JobQueue.load(tuple(dump))

@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from horizon import _queue
@@ -162,6 +163,11 @@ class Play:
         if self.often(0.1):
             self.pair("clear")
 
+    def snapshot(self) -> None:
+        """The compiled one goes on from a snapshot of it, the plain one just goes on."""
+        dump = msgspec.msgpack.decode(msgspec.msgpack.encode(self.pair.compiled.dump()))
+        self.pair.compiled = type(self.pair.compiled).load(dump)
+
     def walk(self) -> None:
         now_us, fifo = self.advance(), self.often(0.3)
         walks = Pair(self.pair.compiled.walk(now_us, fifo), self.pair.plain.walk(now_us, fifo))
@@ -189,7 +195,7 @@ class Play:
             self.enqueue: 40, self.enqueue_many: 10, self.remove: 8, self.set_priority: 12, self.dequeue: 8,
             self.hold: 5, self.release: 5, self.charge: 2, self.settle: 6, self.walk: 5, self.order: 3,
             self.set_weight: 1, self.add_share: 2, self.add_shape: 1, self.clear: 1,
-            self.set_shape_rate: 2, self.set_decay: 2,
+            self.set_shape_rate: 2, self.set_decay: 2, self.snapshot: 2,
         }  # fmt: skip
         chosen = self.random.choices(list(steps), weights=list(steps.values()))[0]
         if not (self.calm and chosen in (self.hold, self.charge, self.set_weight, self.set_decay)):

@@ -1,0 +1,217 @@
+"""Jobs at rest: those that have ended and hold nothing, of which no event will ever speak again.
+
+A log has millions of them, and nearly nobody asks. So a state that comes from a snapshot keeps them as they
+are in it, encoded, and decodes one when somebody does. ``Numbered`` and ``JobsById`` stand for the list and
+the dict of a state that was folded from the first event, and give equal jobs.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
+from zlib import crc32
+
+import msgspec
+from msgspec.structs import astuple
+
+from horizon.core.model import JobSpec
+from horizon.core.state import ArrayState, Job, State
+
+DECODED_MAX: Final = 4_096
+"""How many are kept decoded: what was asked for once is mostly asked for again soon."""
+NUMBER_BITS: Final = 40
+_NUMBER: Final = (1 << NUMBER_BITS) - 1
+TAG_BITS: Final = 24
+_LENGTH_BYTES: Final = 4
+_SPEC: Final = Job.__struct_fields__.index("spec")
+_ARRAY: Final = Job.__struct_fields__.index("array")
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final[Callable[[Any], tuple[Any, ...]]] = msgspec.msgpack.Decoder(
+    tuple[  # type: ignore[misc]
+        tuple(
+            kind | None if kind is JobSpec else kind
+            for kind in (one.type for one in msgspec.structs.fields(Job))
+        )
+    ]
+).decode
+
+
+def record_of(job: Job) -> bytes:
+    """A job as one record. A task is asked for what its array is, which is not written down again."""
+    values = list(astuple(job))
+    if job.array:
+        values[_SPEC] = None
+    return _encode(values)
+
+
+def job_of(record: bytes | memoryview, arrays: dict[int, ArrayState]) -> Job:
+    """The job of a record; that of its array must be there already. Raises ``msgspec.MsgspecError``."""
+    values = _decode(record)
+    if values[_SPEC] is None:
+        array = arrays[values[_ARRAY]].job
+        values = (*values[:_SPEC], array.spec, *values[_SPEC + 1 :])
+    return Job(*values)
+
+
+def is_at_rest(state: State, job: Job) -> bool:
+    """Whether nothing will happen to it any more.
+
+    What waited for others when it was cancelled is still told of them; an array changes with its tasks.
+    """
+    return (
+        job.state.ended and job.allocation_state is None and not job.unmet and job.number not in state.arrays
+    )
+
+
+def _tag(id: str) -> int:
+    return crc32(id.encode()) >> (32 - TAG_BITS)
+
+
+class AtRest:
+    """The records of one snapshot, found by number and by id. Reads what it was given; changes nothing."""
+
+    def __init__(
+        self,
+        places: memoryview,
+        index: memoryview,
+        tags: memoryview,
+        records: memoryview,
+        arrays: dict[int, ArrayState],
+    ) -> None:
+        self.places = places
+        """By number, from 1: where its record begins, and 1; 0 for a job that is not at rest."""
+        self.index = index
+        """Their numbers, each below the tag of the id, in order."""
+        self.tags = tags
+        """A bit for every tag: whether any of them has it. Nearly all that are looked up here are new ids."""
+        self.records = records
+        self._arrays = arrays
+        self._decoded: dict[int, Job] = {}
+
+    def job(self, number: int) -> Job:
+        """The one with this number. O(1), and a decoding unless it was asked for lately."""
+        found = self._decoded.get(number)
+        if found is None:
+            found = job_of(self.record(number), self._arrays)
+            if len(self._decoded) >= DECODED_MAX:
+                self._decoded.clear()
+            self._decoded[number] = found
+        return found
+
+    def record(self, number: int) -> memoryview:
+        begin = self.places[number - 1] - 1 + _LENGTH_BYTES
+        return self.records[begin : begin + int.from_bytes(self.records[begin - _LENGTH_BYTES : begin])]
+
+    def find(self, id: str) -> Job | None:
+        """The one with this id. O(log jobs), and O(1) for nearly all that are not here."""
+        tag = _tag(id)
+        if not self.tags[tag >> 3] >> (tag & 7) & 1:
+            return None
+        index, at = self.index, bisect_left(self.index, tag << NUMBER_BITS)
+        while at < len(index) and index[at] >> NUMBER_BITS == tag:
+            job = self.job(index[at] & _NUMBER)
+            if job.id == id:
+                return job
+            at += 1
+        return None
+
+
+class Numbered(list[Job]):
+    """``State.numbered``. A job at rest stands in it as its number; so do those in its slices."""
+
+    def __init__(self, entries: Iterable[Job | int], at_rest: AtRest) -> None:
+        super().__init__(entries)  # type: ignore[arg-type]
+        self.at_rest = at_rest
+
+    def __getitem__(self, at: Any) -> Any:
+        found: Any = list.__getitem__(self, at)
+        if found.__class__ is int:
+            return self.at_rest.job(found)
+        return Numbered(found, self.at_rest) if found.__class__ is list else found
+
+    def __iter__(self) -> Iterator[Job]:
+        return map(self._job, entries(self))
+
+    def __reversed__(self) -> Iterator[Job]:
+        return map(self._job, list.__reversed__(self))
+
+    def __iadd__(self, more: Any) -> Any:  # type: ignore[misc]
+        """Nothing is decoded for being in another list."""
+        list.extend(self, entries(more) if isinstance(more, list) else more)
+        return self
+
+    def _job(self, entry: Any) -> Job:
+        job: Job = self.at_rest.job(entry) if entry.__class__ is int else entry
+        return job
+
+
+def entries(numbered: list[Job]) -> Iterator[Job | int]:
+    """What stands in the list itself: a number for each job at rest."""
+    return list.__iter__(numbered)
+
+
+class JobsById(dict[str, Job]):
+    """``State.jobs``. Those at rest are not in the dict itself, and are found all the same."""
+
+    def __init__(self, jobs: Iterable[Job], numbered: Numbered) -> None:
+        super().__init__([(job.id, job) for job in jobs])
+        self._numbered = numbered
+
+    def __missing__(self, id: str) -> Job:
+        found = self._numbered.at_rest.find(id)
+        if found is None:
+            raise KeyError(id)
+        return found
+
+    def get(self, id: str, default: Any = None) -> Any:
+        found = dict.get(self, id)
+        if found is None:
+            found = self._numbered.at_rest.find(id)
+        return default if found is None else found
+
+    def __contains__(self, id: object) -> bool:
+        return dict.__contains__(self, id) or self._numbered.at_rest.find(str(id)) is not None
+
+    def __len__(self) -> int:
+        return len(self._numbered)
+
+    def __iter__(self) -> Iterator[str]:
+        return (job.id for job in self._numbered)
+
+    def keys(self) -> Any:
+        return list(self)
+
+    def values(self) -> Any:
+        return self._numbered
+
+    def items(self) -> Any:
+        return [(job.id, job) for job in self._numbered]
+
+
+class Writer:
+    """Puts those that have come to rest behind those that were before. Amortised O(1) a job."""
+
+    def __init__(self, before: AtRest | None, jobs: int) -> None:
+        """Room for the places of so many jobs."""
+        self.places = array("Q", before.places if before else b"")
+        self.places.frombytes(bytes(8 * (jobs - len(self.places))))
+        self.tags = bytearray(before.tags) if before else bytearray(1 << (TAG_BITS - 3))
+        self.before = before.records if before else memoryview(b"")
+        """The records that are there already: nothing has happened to them."""
+        self.records = bytearray()
+        self._index = array("Q", before.index if before else b"")
+
+    def add(self, job: Job) -> None:
+        record, tag = record_of(job), _tag(job.id)
+        self.places[job.number - 1] = len(self.before) + len(self.records) + 1
+        self.records += len(record).to_bytes(_LENGTH_BYTES)
+        self.records += record
+        self.tags[tag >> 3] |= 1 << (tag & 7)
+        self._index.append(tag << NUMBER_BITS | job.number)
+
+    def index(self) -> array[int]:
+        """O(jobs log jobs), and nearly O(jobs) for those in order already."""
+        return array("Q", sorted(self._index))
