@@ -1,8 +1,8 @@
 """Where things are: the data directory, and in it how a client of this machine finds the server.
 
-``horizon up`` writes ``token`` and ``keys/signing.key`` (readable by their owner only) at its first start,
-``endpoint.json`` at every start, and adds to ``checkpoints`` as it signs the log. Nothing heavy is imported
-here: every command passes through.
+``horizon up`` writes ``id``, ``token`` and ``keys/signing.key`` at its first start (the last two for their
+owner only), ``endpoint.json`` at every start, and adds to ``checkpoints`` as it signs the log. Nothing heavy
+is imported here: every command passes through.
 """
 
 from __future__ import annotations
@@ -53,7 +53,10 @@ def write_endpoint(directory: Path, endpoint: Endpoint) -> None:
 
 
 def remove_endpoint(directory: Path) -> None:
-    (directory / "endpoint.json").unlink(missing_ok=True)
+    """Take ours away; another scheduler may have taken over, and this be where it is."""
+    endpoint = read_endpoint(directory)
+    if endpoint is not None and endpoint.pid == os.getpid():
+        (directory / "endpoint.json").unlink(missing_ok=True)
 
 
 def read_token(directory: Path) -> str | None:
@@ -77,6 +80,23 @@ def write_token(directory: Path) -> str:
         file.write(token + "\n")
     partial.replace(directory / "token")
     return token
+
+
+def home_id(directory: Path) -> str:
+    """What a data directory is known by in the log's head; made when it is first asked for."""
+    import secrets
+
+    path = directory / "id"
+    if not path.exists():
+        partial = directory / f".id.{os.getpid()}"
+        partial.write_text(secrets.token_hex(16) + "\n")
+        try:
+            os.link(partial, path)  # whole, and only if no other made one in this moment
+        except FileExistsError:
+            pass
+        finally:
+            partial.unlink()
+    return path.read_text().strip()
 
 
 def signing_key(directory: Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import gc
+import os
 import socket
 import subprocess
 from collections.abc import Callable
@@ -18,18 +19,20 @@ from aiohttp import web
 
 from horizon.api.app import create_app
 from horizon.cli import places
-from horizon.cli.exits import USAGE, CliError
+from horizon.cli.exits import CONFLICT, USAGE, CliError
 from horizon.core.model import Inventory, JobState
 from horizon.executors.inventory import BadSimulationSpec, InventoryError, discover, simulated, without_gpus
 from horizon.executors.local import LocalExecutor
 from horizon.executors.port import ExecutorError
 from horizon.service.clock import Ids, SystemClock
+from horizon.service.config import EngineConfig
 from horizon.service.engine import Engine
 from horizon.service.keys import KeyFile
+from horizon.service.leadership import Led, await_turn
 from horizon.service.notary import Distrust, Notary
 from horizon.service.notefile import NoteFile
 from horizon.store.embedded import EmbeddedPostgres
-from horizon.store.port import StoreError
+from horizon.store.port import Candidate, Fenced, Leader, StoreError
 from horizon.store.postgres import PostgresStore
 
 log = structlog.get_logger()
@@ -39,6 +42,7 @@ DRAIN_S_MAX: Final = 2.0
 """How long open requests, streams among them, may go on when the server stops."""
 
 Progress = Callable[[int, int], None]
+Waits = Callable[[Leader], None]
 
 
 class Settings(NamedTuple):
@@ -57,6 +61,9 @@ class Settings(NamedTuple):
     """Of this machine's node; those of pretended ones are in ``simulate_gpus``."""
     signing_key: Path | None = None
     """The file of the key that signs the log; None for the data directory's own."""
+    advertise: str | None = None
+    """Where other schedulers reach this one; None for where it listens."""
+    lease_ttl_s: float = EngineConfig().lease_ttl_s
 
 
 class Scheduler:
@@ -71,8 +78,13 @@ class Scheduler:
         self.dsn = ""
         self.url = ""
 
-    async def start(self, progress: Progress = lambda done, total: None) -> None:
-        """Make and start every part, cheap checks first. Raises ``CliError``; afterwards stop either way."""
+    async def start(
+        self, progress: Progress = lambda done, total: None, waits: Waits = lambda leader: None
+    ) -> None:
+        """Make and start every part, cheap checks first. Raises ``CliError``; afterwards stop either way.
+
+        ``waits`` is told of the scheduler whose lease has yet to end.
+        """
         settings = self._settings
         self.inventories = find_inventories(settings)
         # Listening from the start on: whoever comes early waits a moment rather than being turned away.
@@ -81,7 +93,15 @@ class Scheduler:
         self.url = url_of(settings.host, listener.getsockname()[1])
         try:
             self.dsn = settings.database_url or await self._start_postgres()
-            await self._start_engine(listener, progress)
+            await self._start_engine(listener, progress, waits)
+        except Led as error:
+            raise CliError(
+                f"{error}, and goes on leading it: `horizon serve --standby` waits beside it and takes over "
+                "when it ends; or point DATABASE_URL at another database",
+                CONFLICT,
+            ) from error
+        except Fenced as error:
+            raise CliError(f"{error} in this very moment: start again", CONFLICT) from error
         except (StoreError, ExecutorError, Distrust) as error:
             raise CliError(str(error)) from error
 
@@ -104,20 +124,37 @@ class Scheduler:
         self._parts.callback(watching.cancel)
         return dsn
 
-    async def _start_engine(self, listener: socket.socket, progress: Progress) -> None:
-        settings, clock = self._settings, SystemClock()
-        executor = LocalExecutor(settings.data_dir, self.inventories)
-        keys = KeyFile(settings.signing_key or places.own_signing_key(settings.data_dir))
-        notary = Notary(keys, NoteFile(places.checkpoints(settings.data_dir)))
-        self.engine = Engine(PostgresStore(self.dsn), executor, clock, Ids(clock), notary=notary)
+    async def _start_engine(self, listener: socket.socket, progress: Progress, waits: Waits) -> None:
+        settings = self._settings
+        home = places.home_id(settings.data_dir)
+        self.engine = self._make_engine(home)
         self._parts.push_async_callback(self.engine.stop)
-        app = create_app(self.engine, token=settings.token)
+        await self._start_http(listener)
+        await self.engine.store.open()
+        turn = await await_turn(self.engine.store, home, waits)
+        await self.engine.start(progress, turn)
+        _spare_the_collector()
+
+    def _make_engine(self, home: str) -> Engine:
+        settings, clock = self._settings, SystemClock()
+        name = f"{socket.gethostname()}/{os.getpid()}"
+        candidate = Candidate(home, name, settings.advertise or self.url, settings.lease_ttl_s)
+        keys = KeyFile(settings.signing_key or places.own_signing_key(settings.data_dir))
+        return Engine(
+            PostgresStore(self.dsn, candidate),
+            LocalExecutor(settings.data_dir, self.inventories),
+            clock,
+            Ids(clock),
+            EngineConfig(lease_ttl_s=settings.lease_ttl_s),
+            notary=Notary(keys, NoteFile(places.checkpoints(settings.data_dir))),
+        )
+
+    async def _start_http(self, listener: socket.socket) -> None:
+        app = create_app(self.engine, token=self._settings.token)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=DRAIN_S_MAX)
         await runner.setup()
         self._parts.push_async_callback(runner.cleanup)
         await web.SockSite(runner, listener, backlog=LISTEN_BACKLOG).start()
-        await self.engine.start(progress)
-        _spare_the_collector()
 
     async def stop(self) -> None:
         """Stop what was started, in the opposite order. Running jobs go on running."""

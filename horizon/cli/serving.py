@@ -16,6 +16,7 @@ from horizon.cli.values import PAIR
 
 if TYPE_CHECKING:
     from horizon.cli.server import Scheduler, Settings
+    from horizon.store.port import Leader
 
 
 def _server_options(default_host: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -35,6 +36,15 @@ def _server_options(default_host: str) -> Callable[[Callable[..., Any]], Callabl
         click.option(
             "--label", "labels", type=PAIR, multiple=True, metavar="K=V",
             help="A label of this machine, such as rack=r2: for --constraint, and to keep gangs together.",
+        ),
+        click.option(
+            "--advertise", metavar="URL", envvar="HORIZON_ADVERTISE",
+            help="Where other schedulers on the same database reach this one, if not where it listens.",
+        ),
+        click.option(
+            "--lease-ttl", "lease_ttl_s", type=click.FloatRange(0.5, 3_600), default=10.0, show_default=True,
+            metavar="SECONDS", envvar="HORIZON_LEASE_TTL_S",
+            help="How long this one may be silent, as leader, before another one takes over.",
         ),
     )  # fmt: skip
 
@@ -155,7 +165,7 @@ async def _serve_until_stopped(settings: Settings) -> int:
     scheduler = Scheduler(settings)
     signalled = _on_signals()
     try:
-        starting = asyncio.ensure_future(scheduler.start(progress_printer("reading the log")))
+        starting = asyncio.ensure_future(scheduler.start(progress_printer("reading the log"), _say_waiting))
         await asyncio.wait({starting, signalled}, return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():
             starting.cancel()
@@ -203,6 +213,15 @@ async def _stop(scheduler: Scheduler) -> None:
         jobs = "1 job goes" if running == 1 else f"{running} jobs go"
         them = "it" if running == 1 else "them"
         click.echo(f"{jobs} on running; the next `horizon up` adopts {them}")
+
+
+def _say_waiting(leader: Leader) -> None:
+    from horizon.service.leadership import describe
+
+    click.echo(
+        f"{describe(leader)} led this log last: waiting {leader.lease_left_s:.0f} s for its lease to end",
+        err=True,
+    )
 
 
 def _say_ready(scheduler: Scheduler, settings: Settings) -> None:

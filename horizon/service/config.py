@@ -26,6 +26,9 @@ class EngineConfig(Struct, frozen=True):
     answers_cached_max: int = 10_000
     """Answers to idempotency keys kept in memory; all of them are in the store."""
 
+    lease_ttl_s: float = 10.0
+    """How long this scheduler may be silent, as leader, before another one leads."""
+
     def digest(self) -> str:
         """SHA-256 in hex, for the record of who led with which configuration."""
         return sha256(msgspec.json.encode(self)).hexdigest()

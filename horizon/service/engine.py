@@ -14,7 +14,7 @@ import os
 import socket
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import structlog
@@ -34,6 +34,7 @@ from horizon.executors.port import AttemptKey, Executor, ExecutorError, Held, La
 from horizon.service.batch import BatchBuilder
 from horizon.service.clock import Clock, Ids
 from horizon.service.config import EngineConfig
+from horizon.service.leadership import Lease, Turn, steady_s
 from horizon.service.metrics import EngineMetrics
 from horizon.service.notary import Distrust, Notary
 from horizon.service.recovery import fold_log
@@ -43,6 +44,7 @@ from horizon.store.port import (
     Corrupt,
     EventStore,
     Fenced,
+    Head,
     StoreError,
     Unavailable,
     UnknownOutcome,
@@ -53,6 +55,9 @@ log = structlog.get_logger()
 TIMER_S_MAX: Final = 30.0
 """The timer runs on monotonic time and deadlines on the clock: look again this often, should that be set."""
 
+Progress = Callable[[int, int], None]
+"""Told of events folded, and of how many there are."""
+Recover = Callable[[EventStore, Head, Progress], Awaitable[State]]
 Render = Callable[[State, Events, int], tuple[int, bytes]]
 """Makes the answer (status, body) to a command from what was decided, recorded at the given time."""
 
@@ -176,7 +181,8 @@ class Engine:
         self._in_flight: dict[str, Ask] = {}
         self._answers: OrderedDict[str, Answer] = OrderedDict()
         self._stopping = False
-        self.ready = False
+        self._leads = False
+        self.lease = Lease(self._config.lease_ttl_s, store.renew, self._wake.set)
         self.trouble = ""
         """Why the store cannot be used just now."""
         self.stopped: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -184,18 +190,25 @@ class Engine:
 
     # --- starting and stopping ------------------------------------------------------------------------
 
-    async def start(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+    async def start(
+        self,
+        progress: Progress = lambda done, total: None,
+        turn: Turn | None = None,
+        recover: Recover = fold_log,
+    ) -> None:
         """Take the lead, rebuild the state, adopt what runs; then serve.
 
-        Raises ``StoreError``, ``ExecutorError``, and ``Distrust`` when this is not the log that was signed.
+        Without a ``turn`` whoever leads is deposed; ``recover`` gives the state as of the head. Raises
+        ``Fenced`` when another was elected, ``StoreError``, ``ExecutorError``, and ``Distrust`` when this is
+        not the log that was signed.
         """
         await self.store.open()
-        await self._lead(progress)
+        await self._lead(progress, turn=turn, recover=recover)
         self._loop_task = asyncio.create_task(self._run(), name="engine")
 
     async def stop(self) -> None:
         """Finish the batch in hand and stop. Running jobs go on running; the next start adopts them."""
-        self.ready = False
+        self._leads = False
         if self._timer is not None:
             self._timer.cancel()
         self._stopping = True
@@ -207,10 +220,23 @@ class Engine:
         self._refuse_all(Stopped("Horizon is shutting down"))
         if self.notary is not None:
             await self.notary.stop()
+        await self._resign()
         await self.store.close()
 
+    async def _resign(self) -> None:
+        """Nobody has to wait for a lease that is not used any more."""
+        await self.lease.drop()
+        try:
+            await self.store.resign()
+        except StoreError as error:
+            log.warning("the lease is left to end by itself", error=str(error))
+
     async def _lead(
-        self, progress: Callable[[int, int], None] = lambda done, total: None, again: bool = False
+        self,
+        progress: Progress = lambda done, total: None,
+        again: bool = False,
+        turn: Turn | None = None,
+        recover: Recover = fold_log,
     ) -> None:
         """Raise the epoch, fold the log, record that we lead, then take over nodes and attempts.
 
@@ -218,8 +244,8 @@ class Engine:
         """
         await self._cancel_launches()
         await self.executor.close()
-        head = await self.store.elect(again)
-        self.state = await fold_log(self.store, head, progress)
+        head = await self._elect(again, turn)
+        self.state = await recover(self.store, head, progress)
         announced: Events = ()
         if self.notary is not None:
             announced = await self.notary.begin(self.store, head, self.state, self._wake.set)
@@ -249,16 +275,29 @@ class Engine:
         for command in joins + leaves:
             given = Given(EXECUTOR, now_us, batch.next_number)
             batch.add(decide(self.state, command, given), EXECUTOR, self.ids.new(), 0)
-        recorded = await self.store.append(Batch(tuple(batch.drafts), now_us))
+        recorded = await self._append_leased(Batch(tuple(batch.drafts), now_us))
         self._evolve(recorded)
         await self._adopt()
         self._cycle_due = True
         self._wake.set()
-        self.ready, self.trouble = True, ""
+        self._leads, self.trouble = True, ""
         log.info("leading", epoch=head.epoch, position=self.state.position, jobs=len(self.state.numbered))
 
+    async def _elect(self, again: bool, turn: Turn | None) -> Head:
+        asked_at = steady_s()
+        if turn is None:
+            head = await self.store.elect(again)
+        else:
+            head = await self.store.elect(over=turn.over, living=turn.living)
+        self.lease.granted(asked_at)
+        self.lease.keep()
+        return head
+
     async def _adopt(self) -> None:
-        """Hand the attempts that the log says hold something to the executor; launch those it never saw."""
+        """Hand the attempts that the log says hold something to the executor; launch those it never saw.
+
+        Those on nodes that are lost are not among them: their processes may run where we cannot see them.
+        """
         held = [
             Held(
                 _key(job),
@@ -268,12 +307,22 @@ class Engine:
                 grace_period_s=job.spec.grace_period_s,
             )
             for job in self.state.holding.values()
+            if self._is_here(job)
         ]
         failed = [uuid for uuid, fault in self.state.devices.failed.items() if fault.by == EXECUTOR]
         never_launched = await self.executor.adopt(held, failed)
         for job in list(self.state.holding.values()):
             if _key(job) in never_launched and job.state is JobState.SCHEDULED:
                 self._launch_soon(job)
+
+    def _is_here(self, job: Job) -> bool:
+        """Whether all of its nodes are this executor's."""
+        return not any(self.state.nodes[placement.node].lost for placement in job.allocation)
+
+    @property
+    def ready(self) -> bool:
+        """Whether it leads, and nobody else can."""
+        return self._leads and self.lease.holds
 
     @property
     def inbox_jobs(self) -> int:
@@ -303,8 +352,10 @@ class Engine:
             earlier = await self._answered(key, fingerprint)
             if earlier is not None:
                 return earlier
-        if not self.ready:
+        if not self._leads:
             raise Stopped("Horizon is not leading yet; try again in a moment")
+        if not self.lease.holds:
+            raise Stopped("this scheduler has heard nothing of the store for too long; try again in a moment")
         if self._inbox_jobs and (
             self._inbox_jobs + weight > self._config.inbox_jobs_max
             or self._inbox_bytes + size_bytes > self._config.inbox_bytes_max
@@ -361,6 +412,8 @@ class Engine:
                 self._wake.clear()
                 if self.notary is not None and self.notary.failure:
                     raise Distrust(self.notary.failure)
+                if self.lease.failure:
+                    raise Fenced(self.lease.failure)
                 await self._round()
                 await asyncio.sleep(0)  # the answers go out before the next cycle is thought about
         except Fenced as error:
@@ -385,6 +438,7 @@ class Engine:
         for ask in self._asks:
             self._answer(ask)
         self._asks = []
+        await self._lease_in_hand()
         self._act(recorded)
         if self._cycle_due or self._inbox:
             self._wake.set()
@@ -462,7 +516,7 @@ class Engine:
         blobs = {digest: data for ask in asks for digest, data in ask.blobs.items() if ask.reply is not None}
         batch = Batch(tuple(builder.drafts), now_us, blobs, answers)
         try:
-            return await self.store.append(batch)
+            return await self._append_leased(batch)
         except UnknownOutcome as unknown:
             await self._settle(unknown, batch, asks)
         except Unavailable as error:
@@ -473,6 +527,28 @@ class Engine:
             self._wake.set()
         return None
 
+    async def _append_leased(self, batch: Batch) -> tuple[ev.Recorded, ...]:
+        """An append renews the lease; while it is under way nothing else does."""
+        asked_at, self.lease.appending = steady_s(), True
+        try:
+            recorded = await self.store.append(batch)
+        finally:
+            self.lease.appending = False
+        self.lease.granted(asked_at)
+        return recorded
+
+    async def _lease_in_hand(self) -> None:
+        """Before processes are started: we may have stood still since the append, and others may lead by now.
+
+        The nodes refuse an older epoch, but those of another data directory have not heard of it.
+        """
+        while not self.lease.holds and not self._stopping:
+            try:
+                await self.lease.renew()
+            except Unavailable as error:
+                self._note_trouble(error)
+                await asyncio.sleep(self._config.unavailable_retry_s)
+
     def _note_trouble(self, error: StoreError) -> None:
         """Keep it for whoever asks after our health, and log it once, not at every try."""
         if str(error) != self.trouble:
@@ -481,7 +557,7 @@ class Engine:
 
     async def _settle(self, unknown: UnknownOutcome, batch: Batch, asks: list[Ask]) -> None:
         """Find out whether a batch is in the log: raise the epoch first, then rebuild memory from it."""
-        self.ready = False
+        self._leads = False
         self._note_trouble(unknown)
         while not self._stopping:
             try:
@@ -557,7 +633,7 @@ class Engine:
                 continue
             array = self.state.arrays.get(job.number)
             for one_job in [job] if array is None else self.state.tasks(array):
-                if one_job.allocation_state is not None:
+                if one_job.allocation_state is not None and self._is_here(one_job):
                     self.executor.stop(_key(one_job), one_job.spec.grace_period_s)
 
     def _launch_soon(self, job: Job) -> None:
@@ -585,6 +661,10 @@ class Engine:
                 log.exception("a job's environment or script cannot be used", job=job.number)
                 blobs = {}
                 break
+        try:
+            await self._lease_in_hand()
+        except Fenced:
+            return  # the loop learns of it, too, and steps down
         if job.attempt != key.attempt:
             return
         if job.allocation_state is not AllocationState.HELD:
@@ -665,9 +745,10 @@ class Engine:
 
     async def _step_down(self, reason: str) -> None:
         """Stop leading at once: answer nobody, start nothing."""
-        self.ready = False
+        self._leads = False
         log.error("stepping down", reason=reason)
         self._refuse_all(Stopped(reason))
+        await self.lease.drop()
         if self.notary is not None:
             await self.notary.halt()
         await self._cancel_launches()

@@ -7,13 +7,24 @@ outcomes can be shown without one. It is part of the product: a simulation runs 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import AsyncIterator, Iterable
 
 from msgspec import structs
 
 from horizon.core.events import Recorded
 from horizon.store import codec
-from horizon.store.port import GENESIS_HASH, Answer, Batch, Fenced, Head, Signed, Unavailable
+from horizon.store.port import (
+    GENESIS_HASH,
+    Answer,
+    Batch,
+    Candidate,
+    Fenced,
+    Head,
+    Leader,
+    Signed,
+    Unavailable,
+)
 
 
 class Log:
@@ -26,25 +37,51 @@ class Log:
         self.answers: dict[str, Answer] = {}
         self.checkpoints: dict[int, Signed] = {}
         self.leader: object = None
+        self.candidate = Candidate()
+        """Who ``leader`` is."""
+        self.lease_until_s = 0.0
+        """On the clock of ``time.monotonic``."""
 
 
 class MemoryStore:
     """One writer's or reader's view of a ``Log``."""
 
-    def __init__(self, log: Log | None = None) -> None:
+    def __init__(self, log: Log | None = None, candidate: Candidate | None = None) -> None:
         self.log = log or Log()
+        self._candidate = candidate or Candidate()
         self._head: Head | None = None
 
     async def open(self) -> Head:
         self._head = self.log.head
         return self._head
 
-    async def elect(self, again: bool = False) -> Head:
-        if again and self.log.leader is not self:
-            raise Fenced("another scheduler has been elected")
-        self.log.leader = self
+    async def elect(self, again: bool = False, over: int | None = None, living: bool = False) -> Head:
+        if self.log.leader is not self:
+            lives = self.log.lease_until_s > time.monotonic() and not living
+            if again or (over is not None and (over != self.log.head.epoch or lives)):
+                raise Fenced("another scheduler has been elected")
+        self.log.leader, self.log.candidate = self, self._candidate
         self.log.head = self._head = structs.replace(self.log.head, epoch=self.log.head.epoch + 1)
+        self._begin_lease()
         return self._head
+
+    def _begin_lease(self) -> None:
+        self.log.lease_until_s = time.monotonic() + self._candidate.lease_ttl_s
+
+    async def leader(self) -> Leader:
+        log, until_s = self.log, self.log.lease_until_s
+        who = log.candidate
+        left_s = until_s - time.monotonic()
+        return Leader(log.head, who.home, who.name, who.url, int(until_s * 1e6), left_s)
+
+    async def renew(self) -> None:
+        if self._head is None or self.log.head.epoch != self._head.epoch:
+            raise Fenced("another scheduler has been elected")
+        self._begin_lease()
+
+    async def resign(self) -> None:
+        if self._head is not None and self.log.head.epoch == self._head.epoch:
+            self.log.lease_until_s = time.monotonic()
 
     async def append(self, batch: Batch) -> tuple[Recorded, ...]:
         if self._head is None:
@@ -58,11 +95,15 @@ class MemoryStore:
         self.log.blobs.update(batch.blobs)
         self.log.answers.update((answer.key, answer) for answer in batch.answers)
         self.log.head = self._head = codec.after(self._head, sealed)
+        self._begin_lease()
         return sealed
 
-    async def read(self, after: int, limit: int | None = None) -> AsyncIterator[Recorded]:
+    async def read(
+        self, after: int, limit: int | None = None, previous: bytes | None = None
+    ) -> AsyncIterator[Recorded]:
         end = self.log.head.position if limit is None else min(self.log.head.position, after + limit)
-        previous = self.log.events[after - 1].hash if 0 < after <= end else GENESIS_HASH
+        if previous is None:
+            previous = self.log.events[after - 1].hash if 0 < after <= end else GENESIS_HASH
         for position in range(after + 1, end + 1):
             recorded = self.log.events[position - 1]
             codec.check_link(recorded, position, previous)

@@ -29,6 +29,32 @@ class Head(Struct, frozen=True):
     recorded_at_us: int
 
 
+class Candidate(Struct, frozen=True):
+    """What the head will say of a scheduler once it leads."""
+
+    home: str = ""
+    """The id of the data directory it leads from: an attempt's files are there and nowhere else."""
+    name: str = ""
+    """Host and process, for people."""
+    url: str = ""
+    """Where standbys reach it."""
+    lease_ttl_s: float = 10.0
+    """How long it may be silent before another leads."""
+
+
+class Leader(Struct, frozen=True):
+    """Who leads, or led last, by the head of the log."""
+
+    head: Head
+    home: str
+    name: str
+    url: str
+    lease_until_us: int
+    """By the clock of the store; of use only beside another reading of it."""
+    lease_left_s: float
+    """How long its lease holds yet, by the clock of the store; not above 0 when it has ended."""
+
+
 class Answer(Struct, frozen=True):
     """What was answered to a mutation that carried an idempotency key."""
 
@@ -96,12 +122,25 @@ class EventStore(Protocol):
         """Connect, bring the schema up to date, check that the store is fit; where the log ends."""
         ...
 
-    async def elect(self, again: bool = False) -> Head:
-        """Become the only writer: raise the epoch by one.
+    async def elect(self, again: bool = False, over: int | None = None, living: bool = False) -> Head:
+        """Become the only writer: raise the epoch by one, and begin a lease.
 
         Returns only when the fate of every earlier append is sealed. ``again`` is for whoever leads already
-        and must settle a doubt: it raises ``Fenced`` when somebody else has been elected since.
+        and must settle a doubt: it raises ``Fenced`` when somebody else has been elected since. ``over``
+        raises it when that epoch is not the last, or its lease holds yet and it is not said to be ``living``.
         """
+        ...
+
+    async def leader(self) -> Leader:
+        """Who leads, and for how long it may be silent yet."""
+        ...
+
+    async def renew(self) -> None:
+        """Begin the lease anew, as every append does too. Raises ``Fenced``, ``Unavailable``."""
+        ...
+
+    async def resign(self) -> None:
+        """End the lease, so that nobody has to wait for it. Does nothing when somebody else leads."""
         ...
 
     async def append(self, batch: Batch) -> tuple[Recorded, ...]:
@@ -111,8 +150,13 @@ class EventStore(Protocol):
         """
         ...
 
-    def read(self, after: int, limit: int | None = None) -> AsyncIterator[Recorded]:
-        """The events after this position, in order, in short reads; ``Corrupt`` where the chain breaks."""
+    def read(
+        self, after: int, limit: int | None = None, previous: bytes | None = None
+    ) -> AsyncIterator[Recorded]:
+        """The events after this position, in order, in short reads; ``Corrupt`` where the chain breaks.
+
+        ``previous`` is the hash that the event at ``after`` must have; without it, it has what it has.
+        """
         ...
 
     async def read_at(self, positions: Iterable[int]) -> list[Recorded]:

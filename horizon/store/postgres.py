@@ -22,9 +22,11 @@ from horizon.store.port import (
     GENESIS_HASH,
     Answer,
     Batch,
+    Candidate,
     Corrupt,
     Fenced,
     Head,
+    Leader,
     Signed,
     StoreError,
     Unavailable,
@@ -53,7 +55,8 @@ _EVENTS: Final = """
                                command_id, correlation_id, causation, payload, hash, n)
     RETURNING 1"""
 _HEAD: Final = """
-    UPDATE log_head SET position = $4, tip = $6, recorded_at_us = $5
+    UPDATE log_head SET position = $4, tip = $6, recorded_at_us = $5,
+                        lease_until = clock_timestamp() + lease_ttl
     WHERE id = 1 AND epoch = $1 AND position = $2 AND tip = $3
     RETURNING position"""
 _APPEND: Final = f"WITH head AS ({_HEAD}), e AS ({_EVENTS}) SELECT count(*) FROM head"
@@ -72,8 +75,21 @@ _SELECT_AT: Final = f"SELECT {COLUMNS} FROM events WHERE position = ANY($1::bigi
 _SELECT_CHECKPOINTS: Final = """SELECT size, frontier, note FROM checkpoints WHERE size > $1
                                 ORDER BY size LIMIT $2"""
 SELECT_HEAD: Final = "SELECT log_id, epoch, position, tip, recorded_at_us FROM log_head WHERE id = 1"
-_ELECT: Final = """UPDATE log_head SET epoch = epoch + 1, leader = $1 WHERE id = 1 AND (leader = $1 OR NOT $2)
-                   RETURNING log_id, epoch, position, tip, recorded_at_us"""
+_ELECT: Final = """
+    UPDATE log_head SET epoch = epoch + 1, leader = $1, leader_home = $5, leader_name = $6, leader_url = $7,
+                        leader_pid = pg_backend_pid(), lease_ttl = make_interval(secs => $8),
+                        lease_until = clock_timestamp() + make_interval(secs => $8)
+    WHERE id = 1 AND (leader = $1 OR (NOT $2 AND ($3::bigint IS NULL OR (
+                          epoch = $3 AND ($4 OR lease_until <= clock_timestamp())))))
+    RETURNING log_id, epoch, position, tip, recorded_at_us"""
+_RENEW: Final = """UPDATE log_head SET lease_until = clock_timestamp() + lease_ttl
+                   WHERE id = 1 AND epoch = $1 RETURNING 1"""
+_RESIGN: Final = "UPDATE log_head SET lease_until = clock_timestamp() WHERE id = 1 AND epoch = $1"
+_SELECT_LEADER: Final = """
+    SELECT log_id, epoch, position, tip, recorded_at_us, leader_home, leader_name, leader_url,
+           (extract(epoch FROM lease_until) * 1000000)::bigint AS lease_until_us,
+           extract(epoch FROM lease_until - clock_timestamp())::float8 AS lease_left_s
+    FROM log_head WHERE id = 1"""
 
 TROUBLE: Final = (
     OSError,
@@ -91,8 +107,9 @@ _UNKNOWN_STATES: Final = ("08", "40003", "57P")
 class PostgresStore:
     """One scheduler's view of the log in a database."""
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, dsn: str, candidate: Candidate | None = None) -> None:
         self._dsn = dsn
+        self._candidate = candidate or Candidate()
         self._name = os.urandom(16)
         """Tells our own elections, even one whose answer was lost, from those of others."""
         self._writer: asyncpg.Connection[Any] | None = None
@@ -143,20 +160,22 @@ class PostgresStore:
         role = {} if self._as_owner else {"role": "horizon_writer"}
         return {"application_name": "horizon", **role}
 
-    async def elect(self, again: bool = False) -> Head:
+    async def elect(self, again: bool = False, over: int | None = None, living: bool = False) -> Head:
         """Raise the epoch on a fresh connection.
 
         The row lock makes this wait for any append still under way, so once it returns no earlier append
         can ever be committed.
         """
         await self._drop_writer()
+        who = self._candidate
+        asked = (self._name, again, over, living, who.home, who.name, who.url, who.lease_ttl_s)
         try:
             await self._ensure_partitions()
             writer = await connect(self._dsn, self._settings())
             self._writer = writer
             self._append = await writer.prepare(_APPEND)
             self._append_with = await writer.prepare(_APPEND_WITH)
-            row = await writer.fetchrow(_ELECT, self._name, again)
+            row = await writer.fetchrow(_ELECT, *asked)
         except TROUBLE as error:
             raise Unavailable(f"cannot take the lead: {error}") from error
         if row is None:
@@ -191,6 +210,23 @@ class PostgresStore:
             log.warning("no partition can be added to the log", error=str(error), end=self._partitions_end)
             if tail.position >= self._partitions_end:
                 raise Unavailable(f"the log has no room: {error}") from error
+
+    async def leader(self) -> Leader:
+        rows = await self._fetch(_SELECT_LEADER)
+        row = tuple(rows[0]) if rows else None
+        return Leader(head_of(row and row[:5]), *(row or ())[5:])
+
+    async def renew(self) -> None:
+        """Not on the writer, which an append may be using. It waits for that append as for any."""
+        head = self._head
+        if head is None:
+            raise Unavailable("this scheduler has not been elected")
+        if not await self._fetch(_RENEW, head.epoch):
+            raise Fenced(f"the log has moved on from epoch {head.epoch}")
+
+    async def resign(self) -> None:
+        if self._head is not None:
+            await self._fetch(_RESIGN, self._head.epoch)
 
     # --- writing --------------------------------------------------------------------------------------
 
@@ -236,11 +272,14 @@ class PostgresStore:
 
     # --- reading --------------------------------------------------------------------------------------
 
-    async def read(self, after: int, limit: int | None = None) -> AsyncIterator[Recorded]:
-        position, previous = after, GENESIS_HASH
-        if after:
-            previous = next((one.hash for one in await self.read_at([after])), GENESIS_HASH)
-        left = limit
+    async def read(
+        self, after: int, limit: int | None = None, previous: bytes | None = None
+    ) -> AsyncIterator[Recorded]:
+        position, left = after, limit
+        if previous is None:
+            previous = GENESIS_HASH
+            if after:
+                previous = next((one.hash for one in await self.read_at([after])), GENESIS_HASH)
         while left is None or left > 0:
             rows = await self._fetch(
                 SELECT_EVENTS, position, READ_EVENTS if left is None else min(READ_EVENTS, left)

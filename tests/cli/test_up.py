@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from horizon.store.postgres import PostgresStore
 from tests.cli.house import HORIZON, Up, environment, eventually, run
 
 SIMULATE = ("--simulate-gpus", "8xH100", "--port", "0")
@@ -196,20 +197,55 @@ def test_serve_on_a_given_postgres(database: str, home: Path) -> None:
     assert process.returncode == 0
 
 
-def test_a_scheduler_that_is_fenced_ends_with_the_reason(database: str, home: Path) -> None:
-    """Another one takes the lead of the same log: the first stops at once and says why."""
-    first, second = (
-        Up(home / name, "--simulate-gpus", "1xA100", DATABASE_URL=database) for name in ("first", "second")
-    )
+async def test_a_scheduler_that_is_fenced_ends_with_the_reason(database: str, home: Path) -> None:
+    """Somebody else is elected, whatever the lease says: the one that led stops at once and says why."""
+    up = Up(home / "data", "--simulate-gpus", "1xA100", DATABASE_URL=database)
     try:
-        first.run("submit", "--", "true")
-        code, _ = first.process.wait(30), first.process.communicate()
-        assert code == 1
-        assert "another scheduler leads this log now" in first.log.read_text()
+        store = PostgresStore(database)
+        await store.open()
+        await store.elect()
+        assert up.process.wait(30) == 1, "it needs no request to find out"
+        assert "another scheduler leads this log now" in up.log.read_text()
+        await store.close()
     finally:
-        second.clear()
-        first.process.kill()
-        first.process.wait()
+        up.kill()
+
+
+def test_a_second_scheduler_on_the_same_log_is_turned_away(database: str, home: Path) -> None:
+    up = Up(home / "first", "--simulate-gpus", "1xA100", DATABASE_URL=database, HORIZON_LEASE_TTL_S="1")
+    try:
+        second = run(home / "second", "up", *SIMULATE, DATABASE_URL=database)
+        assert second.returncode == 5
+        assert up.url in second.stderr
+        assert f"/{up.process.pid}" in second.stderr
+        assert "--standby" in second.stderr
+        assert up.run("submit", "--wait", "--", "true").returncode == 0
+    finally:
+        up.clear()
+
+
+def test_a_lease_is_waited_for_by_others_and_not_by_its_own_directory(database: str, home: Path) -> None:
+    """Two are killed in turn: the first is started again at once, for nobody else has its directory."""
+    env = {"DATABASE_URL": database, "HORIZON_LEASE_TTL_S": "600"}
+    killed = Up(home / "first", "--simulate-gpus", "1xA100", **env)
+    killed.kill()
+    env["HORIZON_LEASE_TTL_S"] = "4"
+    again = Up(home / "first", "--simulate-gpus", "1xA100", **env)
+    assert "waiting" not in again.log.read_text(), "ten minutes would have been too long for this test"
+    again.kill()
+    other = Up(home / "second", "--simulate-gpus", "1xA100", **env)
+    said = other.log.read_text()
+    assert f"/{again.process.pid}" in said
+    assert "s for its lease to end" in said
+    other.clear()
+
+
+def test_a_lease_that_was_given_back_at_stop_is_waited_for_by_nobody(database: str, home: Path) -> None:
+    env = {"DATABASE_URL": database, "HORIZON_LEASE_TTL_S": "600"}
+    assert Up(home / "first", "--simulate-gpus", "1xA100", **env).stop()[0] == 0
+    other = Up(home / "second", "--simulate-gpus", "1xA100", **env)
+    assert "waiting" not in other.log.read_text()
+    other.clear()
 
 
 def test_interrupted_while_it_starts(home: Path) -> None:

@@ -88,6 +88,63 @@ class StoreContract:
             await old.elect(again=True)
         assert (await new.elect(again=True)).epoch == 4
 
+    async def test_an_election_begins_a_lease_and_nobody_is_elected_while_it_lasts(
+        self, connect: Connect
+    ) -> None:
+        first, second = await self.leader(connect), await connect()
+        leader = await second.leader()
+        assert leader.head == await second.open()
+        assert 9 < leader.lease_left_s <= 10
+        with pytest.raises(Fenced):
+            await second.elect(over=1)
+        await first.append(Batch(drafts(1), 1_000))
+        assert (await second.elect(over=1, living=True)).epoch == 2
+
+    async def test_a_lease_that_was_given_back_is_not_waited_for(self, connect: Connect) -> None:
+        first, second = await self.leader(connect), await connect()
+        await first.resign()
+        assert (await second.leader()).lease_left_s <= 0
+        assert (await second.elect(over=1)).epoch == 2
+
+    async def test_of_two_that_end_one_term_one_is_elected(self, connect: Connect) -> None:
+        first, second, third = await self.leader(connect), await connect(), await connect()
+        await first.resign()
+        await second.elect(over=1)
+        with pytest.raises(Fenced):
+            await third.elect(over=1, living=True)
+        await second.append(Batch(drafts(1), 1_000))
+
+    async def test_who_asks_again_for_an_election_it_has_won_has_won_it(self, connect: Connect) -> None:
+        """The answer to the first time was lost."""
+        store = await connect()
+        await store.elect(over=0)
+        assert (await store.elect(over=0)).epoch == 2
+
+    async def test_appends_and_renewals_put_the_end_of_the_lease_off(self, connect: Connect) -> None:
+        store = await self.leader(connect)
+        ends = [(await store.leader()).lease_until_us]
+        await store.append(Batch(drafts(1), 1_000))
+        ends.append((await store.leader()).lease_until_us)
+        await store.renew()
+        ends.append((await store.leader()).lease_until_us)
+        assert ends[0] < ends[1] < ends[2]
+
+    async def test_an_older_leader_can_neither_renew_a_lease_nor_end_it(self, connect: Connect) -> None:
+        old = await self.leader(connect)
+        await self.leader(connect)
+        before = (await old.leader()).lease_until_us
+        with pytest.raises(Fenced):
+            await old.renew()
+        await old.resign()
+        assert (await old.leader()).lease_until_us == before
+
+    async def test_reading_on_from_an_event_that_is_another_now_is_found(self, connect: Connect) -> None:
+        store = await self.leader(connect)
+        appended = await store.append(Batch(drafts(3), 1_000))
+        assert [one async for one in store.read(2, previous=appended[1].hash)] == [appended[2]]
+        with pytest.raises(Corrupt):
+            [one async for one in store.read(2, previous=appended[0].hash)]
+
     async def test_an_append_may_hold_an_answer_and_no_event(self, connect: Connect) -> None:
         store = await self.leader(connect)
         await store.append(Batch(drafts(1), 1_000))
