@@ -480,10 +480,12 @@ class Round:
             return Verdict(Hindrance.CLAIM)
         after = len(self.reservations)
         if self._may_reserve:
+            planned = self.plan.earliest(shape.request, duration_us, avoid)
+            if planned is None:
+                return Verdict(Hindrance.CLOSED)
             if self._kept_by_a_bound(job, shape, planned=True) is not None:
                 return Verdict(Hindrance.PLANNED, after=after)
-            if not self._reserve(job, rank, duration_us, avoid):
-                return Verdict(Hindrance.CLOSED)
+            self._reserve(job, rank, duration_us, planned)
         return Verdict(Hindrance.ROOM, after=after)
 
     def _kept_by_a_bound(self, job: Job, shape: Shape, planned: bool = False) -> Verdict | None:
@@ -586,10 +588,8 @@ class Round:
         if job.array:
             tasks[job.array] = tasks.get(job.array, 0) + sign
 
-    def _reserve(self, job: Job, rank: int, duration_us: int, avoid: list[int]) -> bool:
-        planned = self.plan.earliest(self.state.shapes[job.shape].request, duration_us, avoid)
-        if planned is None:
-            return False
+    def _reserve(self, job: Job, rank: int, duration_us: int, planned: tuple[int, tuple[int, ...]]) -> None:
+        """Plan for it at the time and on the nodes that the plan has just found."""
         self.plan.reserve()
         self._count(job, 1, planned=True)
         start_us, indices = planned
@@ -597,7 +597,6 @@ class Round:
         self.reservations.append(Reservation(job.number, start_us, nodes, duration_us, rank))
         if not job.predicted_us:
             self.events.append(ev.JobReserved(job_id=job.id, start_us=start_us, nodes=nodes, **self._mark))
-        return True
 
     # --- making others give way -----------------------------------------------------------------------
 

@@ -247,7 +247,8 @@ class Checker:
             eligible = {job.number: job for job in self.eligible()}
             self.cycle = Cycle(number, event.now_us, eligible)  # type: ignore[attr-defined]
             self.now_us = self.cycle.now_us
-            self.cycle.kept = {id for id in self.claims if self._claim_holds(id, self._all_leaving())}
+            leaving = self._all_leaving()
+            self.cycle.kept = {id for id in self.claims if self._claim_holds(id, self._awaited(id, leaving))}
             self.cycle.last_calls = {id: one for id, one in self.claims.items() if not one.victims}
         if event.now_us != self.cycle.now_us or self.cycle.now_us > self.recorded_at_us:  # type: ignore[attr-defined]
             self.broken("a cycle has one moment, and is recorded after it")
@@ -571,7 +572,7 @@ class Checker:
         if event.cause is ev.Cause.PREEMPTION:
             # Those for whom others were asked first take first, whatever of it was freed for whom.
             kept = kept[: kept.index(job.id)] if job.id in kept else []
-        kept = [id for id in kept if id != job.id and self._claim_holds(id, leaving)]
+        kept = [id for id in kept if id != job.id and self._claim_holds(id, self._awaited(id, leaving))]
         self._move(job, "Scheduled")
         job.attempt, job.allocation, job.holds = event.attempt, event.allocation, True
         job.scheduled_at_us, job.started_at_us, job.reserved = self.recorded_at_us, 0, False
@@ -582,7 +583,7 @@ class Checker:
         self.claims.pop(job.id, None)
         cycle.eligible.pop(job.number, None)
         for id in kept:
-            if not self._claim_holds(id, leaving):
+            if not self._claim_holds(id, self._awaited(id, leaving)):
                 self.broken(f"job {job.number} took what is kept for job {self.jobs[id].number}")
 
     def _check_may_start(self, job: Job, event: ev.JobScheduled) -> None:
@@ -1041,6 +1042,11 @@ class Checker:
             held = [self.gpus_held(account) - own for account in accounts]
             grounds += [job.number, job.priority, [self.quotas.get(account) for account in accounts], held]
         return tuple(map(str, grounds))
+
+    def _awaited(self, id: str, leaving: Collection[str]) -> Collection[str]:
+        """Those it counts on to be gone soon; none when all that it waited for are gone or given up: then it
+        takes what there is, or its turn."""
+        return leaving if self.claims[id].victims else ()
 
     def _claim_holds(self, id: str, gone: Collection[str]) -> bool:
         """Whether a job for which others make way can start on its nodes with these gone.

@@ -133,6 +133,18 @@ def crowd(world: World, days: int, **fields: object) -> None:
         world.later(1_800)
 
 
+def test_what_only_closed_nodes_could_hold_leaves_the_place_to_the_next_though_its_quota_is_planned() -> None:
+    """Found by a random world: what its account may hold was planned for another, and that hid the rest."""
+    world = given(node("open", 4), node("closed", 8)).policy(patience_s=HOUR).when(cmd.CordonNode("closed"))
+    world.when(cmd.SetShare("red", max_gpus=6))
+    running(world, "heavy", gpu_count=4, time_limit_s=10 * HOUR)
+    world.submit("bob", account="red", gpu_count=4, priority=Priority.HIGH)
+    world.submit("bob", account="red", gpu_count=5).submit("heavy", gpu_count=4).later(2 * HOUR)
+    world.submit("light", gpu_count=4).cycle()
+    assert [one.number for one in world.last_cycle.reservations] == [2, 4, 5]
+    world.check()
+
+
 def test_a_job_that_only_its_quota_keeps_is_not_passed_for_ever_by_smaller_ones() -> None:
     world = given(node(gpus=8)).when(cmd.SetShare("red", max_gpus=4))
     running(world, "crowd", account="red", gpu_count=2, time_limit_s=3_600).later(1_800)
