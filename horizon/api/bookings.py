@@ -23,8 +23,11 @@ BOOKING: Final = JsonBody(wire.BookingAsked, limits.JOB_BODY_BYTES_MAX, wire.giv
 
 
 async def get_bookings(context: Context, request: web.Request) -> web.Response:
-    bookings = list(context.state.bookings.values())
-    return page("bookings", await encoded(bookings, lambda booking: encode(_answer(booking))))
+    return page("bookings", await booking_rows(context.state))
+
+
+async def booking_rows(state: State) -> list[bytes]:
+    return await encoded(list(state.bookings.values()), lambda booking: encode(_answer(booking)))
 
 
 async def get_booking(context: Context, request: web.Request) -> web.Response:

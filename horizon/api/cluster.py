@@ -13,6 +13,7 @@ from horizon.api import times, wire
 from horizon.api.answers import answered, encode, encoded, gigabytes, json, page, slices
 from horizon.api.context import Context
 from horizon.api.faults import clipped
+from horizon.api.past import At, AtQuery
 from horizon.api.problems import Fault, invalid, not_found
 from horizon.api.reading import JsonBody, refuse_body
 from horizon.api.times import rfc3339, rfc3339_or_null
@@ -35,21 +36,27 @@ NODE_SLICE: Final = 50
 
 class OrderQuery(Struct, frozen=True, forbid_unknown_fields=True):
     limit: Annotated[int, Meta(ge=1, le=limits.PAGE_JOBS_MAX)] = ORDER_DEFAULT
+    at: At = None
 
 
 class GpuQuery(Struct, frozen=True, forbid_unknown_fields=True):
     node: Annotated[str, Meta(description="Only those of this node.")] | None = None
+    at: At = None
 
 
 # --- the queue ----------------------------------------------------------------------------------------
 
 
-async def get_queue(context: Context, request: web.Request) -> web.Response:
-    state = context.state
+async def get_queue(context: Context, request: web.Request, query: AtQuery) -> web.Response:
+    state, _ = await context.as_of(query.at)
+    return json(encode(queue_answer(state)))
+
+
+def queue_answer(state: State) -> wire.QueueAnswer:
     waiting = state.queue.counts()
     total = sum(waiting)
     counts = state.counts
-    answer = wire.QueueAnswer(
+    return wire.QueueAnswer(
         total,
         waiting[Priority.URGENT.rank],
         waiting[Priority.HIGH.rank],
@@ -60,16 +67,19 @@ async def get_queue(context: Context, request: web.Request) -> web.Response:
         counts[JobState.RUNNING],
         counts[JobState.PREEMPTED],
     )
-    return json(encode(answer))
 
 
 async def get_order(context: Context, request: web.Request, query: OrderQuery) -> web.Response:
-    state = context.state
-    numbers = state.queue.order(query.limit, context.now_us(), state.policy.order is Order.FIFO)
-    jobs = [
+    state, now_us = await context.as_of(query.at)
+    return json(encode(wire.OrderAnswer(order_of(state, now_us, query.limit), len(state.queue))))
+
+
+def order_of(state: State, now_us: int, limit: int) -> list[wire.Waiting]:
+    """The first of those that wait."""
+    numbers = state.queue.order(limit, now_us, state.policy.order is Order.FIFO)
+    return [
         _waiting(position, state.numbered[number - 1]) for position, number in enumerate(numbers, start=1)
     ]
-    return json(encode(wire.OrderAnswer(jobs, len(state.queue))))
 
 
 def _waiting(position: int, job: Job) -> wire.Waiting:
@@ -92,10 +102,13 @@ def _waiting(position: int, job: Job) -> wire.Waiting:
 # --- nodes --------------------------------------------------------------------------------------------
 
 
-async def get_nodes(context: Context, request: web.Request) -> web.Response:
-    state = context.state
-    rows = await encoded(list(state.nodes.values()), lambda node: encode(_node_answer(state, node)))
-    return page("nodes", rows)
+async def get_nodes(context: Context, request: web.Request, query: AtQuery) -> web.Response:
+    state, _ = await context.as_of(query.at)
+    return page("nodes", await node_rows(state))
+
+
+async def node_rows(state: State) -> list[bytes]:
+    return await encoded(list(state.nodes.values()), lambda node: encode(_node_answer(state, node)))
 
 
 async def get_node(context: Context, request: web.Request) -> web.Response:
@@ -227,7 +240,7 @@ def _foreseen(node: Node, events: Events) -> Node:
 
 
 async def get_gpus(context: Context, request: web.Request, query: GpuQuery) -> web.Response:
-    state = context.state
+    state, _ = await context.as_of(query.at)
     nodes = list(state.nodes.values())
     if query.node is not None:
         nodes = [state.nodes[query.node]] if query.node in state.nodes else []

@@ -13,6 +13,7 @@ from aiohttp import web
 from horizon.api.answers import NOTHING_HIDDEN, Hidden, hidden_digests, hidden_in
 from horizon.api.auth import OWNER
 from horizon.api.faults import clipped
+from horizon.api.past import Past
 from horizon.api.problems import malformed, not_found
 from horizon.api.reading import fingerprint, idempotency_key
 from horizon.core.commands import Command
@@ -35,8 +36,7 @@ class Context:
         self.started_us = clock.now_us()
         self.cursor_key = hashlib.sha256(b"horizon cursor " + (token or "").encode()).digest()
         """Cursors outlive a restart, and not a change of the token."""
-        self.folding = asyncio.Lock()
-        """Held while the log is folded anew for a question about the past."""
+        self.past = Past(engine)
         self.followers: set[asyncio.Task[object]] = set()
         """Requests that go on for as long as a job does."""
         self._clock = clock
@@ -53,6 +53,11 @@ class Context:
     def now_us(self) -> int:
         """The clock, but never before what is in the log."""
         return max(self._clock.now_us(), self.engine.state.recorded_at_us)
+
+    async def as_of(self, at: str | None) -> tuple[State, int]:
+        """The state and the moment that a question is about: those of now unless it says ``at``."""
+        state = self.state
+        return (state, self.now_us()) if at is None else await self.past.at(at)
 
     # --- jobs -----------------------------------------------------------------------------------------
 

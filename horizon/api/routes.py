@@ -8,7 +8,21 @@ from typing import Any, Final
 from aiohttp import web
 from msgspec import Struct
 
-from horizon.api import bookings, cluster, events, health, jobs, listing, logs, policy, shares, why, wire
+from horizon.api import (
+    bookings,
+    cluster,
+    events,
+    health,
+    jobs,
+    listing,
+    logs,
+    policy,
+    shares,
+    state,
+    why,
+    wire,
+)
+from horizon.api.past import AtQuery
 from horizon.api.reading import JsonBody, Query
 
 API: Final = "/api/v1"
@@ -129,7 +143,7 @@ ROUTES: Final = (
         why.get_why,
         "Why a job is where it is, and what would start it",
         why.WhyAnswer,
-        query=_query(why.WhyQuery),
+        query=_query(AtQuery),
     ),
     Route("GET", f"{API}/jobs/{{id:[^/]+}}/events", jobs.get_job_events, "A job's history", wire.JobEvents),
     Route(
@@ -140,7 +154,14 @@ ROUTES: Final = (
         TEXT,
         query=_query(logs.LogQuery),
     ),
-    Route("GET", f"{API}/queue", cluster.get_queue, "How many jobs wait", wire.QueueAnswer),
+    Route(
+        "GET",
+        f"{API}/queue",
+        cluster.get_queue,
+        "How many jobs wait",
+        wire.QueueAnswer,
+        query=_query(AtQuery),
+    ),
     Route(
         "GET",
         f"{API}/queue/order",
@@ -149,7 +170,7 @@ ROUTES: Final = (
         wire.OrderAnswer,
         query=_query(cluster.OrderQuery),
     ),
-    Route("GET", f"{API}/nodes", cluster.get_nodes, "List nodes", wire.NodesAnswer),
+    Route("GET", f"{API}/nodes", cluster.get_nodes, "List nodes", wire.NodesAnswer, query=_query(AtQuery)),
     Route("GET", f"{API}/nodes/{{name:[^/]+}}", cluster.get_node, "Look at a node", wire.NodeAnswer),
     Route(
         "POST",
@@ -242,7 +263,14 @@ ROUTES: Final = (
         refusals=(412,),
         versioned=True,
     ),
-    Route("GET", f"{API}/shares", shares.get_shares, "The share tree", wire.SharesAnswer),
+    Route(
+        "GET",
+        f"{API}/shares",
+        shares.get_shares,
+        "The share tree",
+        wire.SharesAnswer,
+        query=_query(AtQuery),
+    ),
     Route(
         "GET",
         f"{API}/shares/compare",
@@ -267,6 +295,14 @@ ROUTES: Final = (
         "Set a share's weight, an account's bounds: what is left out stays as it is",
         wire.ShareAnswer,
         body=shares.CHANGE,
+    ),
+    Route(
+        "GET",
+        f"{API}/state",
+        state.get_state,
+        "The whole system at a glance, as it is or was",
+        state.StateAnswer,
+        query=_query(AtQuery),
     ),
     Route(
         "GET",

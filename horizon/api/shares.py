@@ -11,6 +11,7 @@ from horizon.api import wire
 from horizon.api.answers import answered, encode, encoded, json, page
 from horizon.api.context import Context
 from horizon.api.faults import clipped
+from horizon.api.past import At, AtQuery
 from horizon.api.problems import Fault, invalid, not_found
 from horizon.api.reading import JsonBody
 from horizon.api.submission import account_fault, name_fault
@@ -32,34 +33,40 @@ class ShareQuery(Struct, frozen=True, forbid_unknown_fields=True):
         Annotated[wire.ShareKind, Meta(description="For a path that is both; an account when not given.")]
         | None
     ) = None
+    at: At = None
 
 
 class CompareQuery(Struct, frozen=True, forbid_unknown_fields=True):
     first: Annotated[str, Meta(min_length=1, description="Required: the path of a share.")] = ""
     second: Annotated[str, Meta(min_length=1, description="Required: the path of another.")] = ""
+    at: At = None
 
 
-async def get_shares(context: Context, request: web.Request) -> web.Response:
-    state, now_us = context.state, context.now_us()
+async def get_shares(context: Context, request: web.Request, query: AtQuery) -> web.Response:
+    return page("shares", await share_rows(*await context.as_of(query.at)))
+
+
+async def share_rows(state: State, now_us: int) -> list[bytes]:
     shares = state.shares[1:]  # 0 is the root, which is everybody
     rank = ranks(state, now_us)
 
     def row(share: Share) -> bytes:
         return encode(_answer(state, account_of(state, share, now_us), rank[share.id]))
 
-    return page("shares", await encoded(shares, row))
+    return await encoded(shares, row)
 
 
 async def get_share(context: Context, request: web.Request, query: ShareQuery) -> web.Response:
-    path = request.match_info["path"]
-    share = _find(context.state, path, _is_user(query.kind, parameter="kind"))
+    path, user = request.match_info["path"], _is_user(query.kind, parameter="kind")
+    state, now_us = await context.as_of(query.at)
+    share = _find(state, path, user)
     if share is None:
         raise not_found(_unknown(path))
-    return json(encode(_ranked(context.state, share, context.now_us())))
+    return json(encode(_ranked(state, share, now_us)))
 
 
 async def compare_shares(context: Context, request: web.Request, query: CompareQuery) -> web.Response:
-    state, now_us = context.state, context.now_us()
+    state, now_us = await context.as_of(query.at)
     first = _compared(state, "first", query.first)
     second = _compared(state, "second", query.second)
     found = compare(state, first, second, now_us)

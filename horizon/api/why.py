@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from datetime import datetime
 from typing import Annotated, Final
 
 from aiohttp import web
@@ -12,24 +10,13 @@ from msgspec import Meta, Struct
 from horizon.api import times, wire
 from horizon.api.answers import encode, json
 from horizon.api.context import Context
-from horizon.api.problems import Fault, invalid, not_found
+from horizon.api.past import AtQuery
+from horizon.api.problems import not_found
 from horizon.core.model import DependencyKind, JobState, Priority
-from horizon.core.state import Estimates, State
+from horizon.core.state import Estimates
 from horizon.core.why import Why, why
-from horizon.service.recovery import fold_until
 
-_POSITION: Final = re.compile(r"[0-9]{1,18}")
 GPU_US: Final = 1_000_000
-
-
-class WhyQuery(Struct, frozen=True, forbid_unknown_fields=True):
-    at: (
-        Annotated[
-            str,
-            Meta(description="As of this position of the log, or of this moment, in RFC 3339; else now."),
-        ]
-        | None
-    ) = None
 
 
 class AheadAnswer(Struct):
@@ -125,9 +112,9 @@ class WhyAnswer(Struct):
     history: list[HappeningAnswer]
 
 
-async def get_why(context: Context, request: web.Request, query: WhyQuery) -> web.Response:
+async def get_why(context: Context, request: web.Request, query: AtQuery) -> web.Response:
     job = context.find_job(request.match_info["id"])
-    past = None if query.at is None else await _state_at(context, query.at)
+    past = None if query.at is None else await context.past.at(query.at)
     if past is not None:
         then = past[0].jobs.get(job.id)
         if then is None:
@@ -137,32 +124,6 @@ async def get_why(context: Context, request: web.Request, query: WhyQuery) -> we
     # Only now: while the events were read the present state went on, and its moment must not be before it.
     state, now_us = past or (context.state, context.now_us())
     return json(encode(_answer(why(state, job, events, now_us))))
-
-
-async def _state_at(context: Context, at: str) -> tuple[State, int]:
-    """The state as of a position or a moment, folded from the log; one such fold runs at a time."""
-    position, moment_us = None, None
-    if _POSITION.fullmatch(at):
-        position = int(at)
-        if not 1 <= position <= context.state.position:
-            what = f"the log has positions 1 to {context.state.position}"
-            raise invalid([Fault(what, parameter="at")])
-    else:
-        moment_us = _moment(at)
-    async with context.folding:
-        state = await fold_until(context.engine.store, context.state.position, position, moment_us)
-    return state, state.recorded_at_us if moment_us is None else max(moment_us, state.recorded_at_us)
-
-
-def _moment(at: str) -> int:
-    try:
-        moment = datetime.fromisoformat(at)
-    except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None:
-        what = "must be a position of the log, or a moment with an offset such as 2030-01-31T08:00:00Z"
-        raise invalid([Fault(what, parameter="at")])
-    return times.checked(moment, parameter="at")
 
 
 def _answer(told: Why) -> WhyAnswer:

@@ -10,7 +10,7 @@ import click
 from horizon.cli.client import Client, Query, segment
 from horizon.cli.output import Column, json_option, print_json, print_table, show_time, since
 from horizon.cli.session import client_of, for_each, job_path, name_of, the_one
-from horizon.cli.values import DURATION, MOMENT, reason_option
+from horizon.cli.values import DURATION, MOMENT, at_option, reason_option
 
 PAGE_EVENTS_MAX: Final = 10_000
 PAYLOAD_SHOWN: Final = 160
@@ -19,17 +19,21 @@ PAYLOAD_SHOWN: Final = 160
 
 @click.command(short_help="Show who waits, in the order of starting.")
 @click.option("--limit", type=click.IntRange(1, 1_000), default=50, show_default=True, metavar="N")
+@at_option
 @json_option
 @click.pass_context
-def queue(ctx: click.Context, limit: int, as_json: bool) -> None:
-    """Show who waits, in the order of starting if every job fitted, and how many there are."""
+def queue(ctx: click.Context, limit: int, at: str | None, as_json: bool) -> None:
+    """Show who waits, in the order of starting if every job fitted, and how many there are.
+
+    With --at it shows who waited at an earlier position of the log or moment, such as 2030-01-31T14:05.
+    """
     client = client_of(ctx)
-    counts = json.loads(client.get("/api/v1/queue"))
-    order = json.loads(client.get("/api/v1/queue/order", {"limit": limit}))
+    counts = json.loads(client.get("/api/v1/queue", {"at": at}))
+    order = json.loads(client.get("/api/v1/queue/order", {"limit": limit, "at": at}))
     if as_json:
         print_json({**counts, "jobs": order["jobs"]})
         return
-    titles = ("PLACE", "JOB", "NAME", "USER", "ACCOUNT", "PRIORITY", "GPUS", "WAITED")
+    titles = ("PLACE", "JOB", "NAME", "USER", "ACCOUNT", "PRIORITY", "GPUS", "SUBMITTED" if at else "WAITED")
     columns = [Column(title, right=title in ("PLACE", "JOB", "GPUS", "WAITED")) for title in titles]
     rows = [
         (
@@ -40,7 +44,7 @@ def queue(ctx: click.Context, limit: int, as_json: bool) -> None:
             job["account"],
             job["priority"],
             job["gpu_count"],
-            since(job["created_at"]),
+            show_time(job["created_at"]) if at else since(job["created_at"]),
         )
         for job in order["jobs"]
     ]
@@ -61,9 +65,10 @@ def queue(ctx: click.Context, limit: int, as_json: bool) -> None:
 @click.group(
     invoke_without_command=True, short_help="List nodes; `nodes drain` and its like keep work off them."
 )
+@at_option
 @json_option
 @click.pass_context
-def nodes(ctx: click.Context, as_json: bool) -> None:
+def nodes(ctx: click.Context, at: str | None, as_json: bool) -> None:
     """List nodes and what is free on them.
 
     A cordoned node takes no new work. A draining one is to be emptied, too, and is drained once nothing is
@@ -71,7 +76,7 @@ def nodes(ctx: click.Context, as_json: bool) -> None:
     """
     if ctx.invoked_subcommand is not None:
         return
-    body = client_of(ctx).get("/api/v1/nodes")
+    body = client_of(ctx).get("/api/v1/nodes", {"at": at})
     if as_json:
         print_json(body)
         return
@@ -171,16 +176,17 @@ def _change_nodes(
 @click.group(
     invoke_without_command=True, short_help="List GPUs and who holds them; `gpus fail` takes one out."
 )
+@at_option
 @json_option
 @click.pass_context
-def gpus(ctx: click.Context, as_json: bool) -> None:
+def gpus(ctx: click.Context, at: str | None, as_json: bool) -> None:
     """List GPUs and who holds them.
 
     Those of a node with the same LINK reach each other over NVLink; NUMA is the NUMA node a GPU is at.
     """
     if ctx.invoked_subcommand is not None:
         return
-    body = client_of(ctx).get("/api/v1/gpus")
+    body = client_of(ctx).get("/api/v1/gpus", {"at": at})
     if as_json:
         print_json(body)
         return

@@ -11,7 +11,7 @@ import click
 from horizon.cli.client import segment
 from horizon.cli.output import Column, clean, json_option, print_json, print_table
 from horizon.cli.session import client_of
-from horizon.cli.values import BOUND, reason_option
+from horizon.cli.values import BOUND, at_option, reason_option
 
 _NUMBERS: Final = (
     ("used GPU-h", "usage_gpu_s"),
@@ -28,9 +28,10 @@ _NUMBERS: Final = (
 @click.group(
     invoke_without_command=True, short_help="Show the share tree; `shares set` changes weights and bounds."
 )
+@at_option
 @json_option
 @click.pass_context
-def shares(ctx: click.Context, as_json: bool) -> None:
+def shares(ctx: click.Context, at: str | None, as_json: bool) -> None:
     """Show who has which share, has used how much, and so whose turn is next.
 
     At each level of the tree the child with the smallest SCORE goes first: its usage, with what it holds now
@@ -38,7 +39,7 @@ def shares(ctx: click.Context, as_json: bool) -> None:
     """
     if ctx.invoked_subcommand is not None:
         return
-    body = client_of(ctx).get("/api/v1/shares")
+    body = client_of(ctx).get("/api/v1/shares", {"at": at})
     if as_json:
         print_json(body)
         return
@@ -128,14 +129,15 @@ def _said(share: dict[str, Any]) -> str:
 @shares.command(short_help="Show why one share's jobs go before another's.")
 @click.argument("first")
 @click.argument("second")
+@at_option
 @json_option
 @click.pass_context
-def compare(ctx: click.Context, first: str, second: str, as_json: bool) -> None:
+def compare(ctx: click.Context, first: str, second: str, at: str | None, as_json: bool) -> None:
     """Show why jobs of the share FIRST go before those of SECOND, or after them, priorities being equal.
 
     Where the two part in the tree, the numbers are shown side by side.
     """
-    body = client_of(ctx).get("/api/v1/shares/compare", {"first": first, "second": second})
+    body = client_of(ctx).get("/api/v1/shares/compare", {"first": first, "second": second, "at": at})
     if as_json:
         print_json(body)
         return

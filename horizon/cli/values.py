@@ -64,6 +64,16 @@ def parse_utc(text: str) -> str:
     return parse_moment(text, datetime.now(UTC)).astimezone(UTC).isoformat()
 
 
+def parse_at(text: str) -> str:
+    """A position of the log, or a moment, as the API takes it."""
+    if text.isascii() and text.isdecimal():
+        return text
+    try:
+        return parse_utc(text)
+    except ValueError as error:
+        raise ValueError(f"{error}; or a position of the log") from None
+
+
 def _parse_bound(text: str) -> int | str:
     if text.lower() == "none":
         return "none"
@@ -104,4 +114,7 @@ PAIR: Final = Parsed("key=value", _parse_pair)
 BOUND: Final = Parsed("bound", _parse_bound)
 SIGNAL: Final = Parsed("signal", parse_signal)
 
+at_option = click.option(
+    "--at", type=Parsed("position or time", parse_at), metavar="POSITION|TIME", help="As it was then.  [now]"
+)
 reason_option = click.option("--reason", metavar="TEXT", help="Why, for the record.")

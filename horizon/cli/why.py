@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,27 +10,12 @@ import click
 
 from horizon.cli.output import Column, clean, json_option, print_json, print_table, show_duration, show_time
 from horizon.cli.session import client_of, job_path
-from horizon.cli.values import Parsed, parse_utc
-
-_POSITION = re.compile(r"[0-9]+")
-
-
-def _parse_at(text: str) -> str:
-    """A position of the log, or a moment."""
-    if _POSITION.fullmatch(text):
-        return text
-    try:
-        return parse_utc(text)
-    except ValueError as error:
-        raise ValueError(f"{error}; or a position of the log") from None
-
-
-_AT = Parsed("position or time", _parse_at)
+from horizon.cli.values import at_option
 
 
 @click.command(short_help="Say why a job is where it is, and what would start it.")
 @click.argument("job")
-@click.option("--at", type=_AT, metavar="POSITION|TIME", help="As of then, from the log.  [now]")
+@at_option
 @json_option
 @click.pass_context
 def why(ctx: click.Context, job: str, at: str | None, as_json: bool) -> None:

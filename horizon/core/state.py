@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any, Final
 
@@ -439,8 +440,22 @@ class State(Struct, eq=False):
         return min(moments, default=None)
 
 
+_DIGESTED_AT_ONCE: Final = 500
+_ARRAY_16_MIN: Final = 16
+_encode: Final = msgspec.msgpack.Encoder(order="sorted").encode
+
+
 def digest(state: State) -> str:
     """SHA-256 over everything a decision can depend on: equal digests, equal futures. O(state)."""
+    hashing = hashlib.sha256()
+    for piece in digested(state):
+        hashing.update(piece)
+    return hashing.hexdigest()
+
+
+def digested(state: State) -> Iterator[bytes]:
+    """What a digest is over, in pieces of a millisecond or less for most, for whoever has other work beside
+    it. Together they are the msgpack of one array."""
     now_us = state.recorded_at_us
     queue = state.queue
     everything: tuple[Any, ...] = (
@@ -448,7 +463,7 @@ def digest(state: State) -> str:
         list(state.signing_keys.items()),
         (state.refusals.count, list(state.refusals.seen.items())),
         state.policy,
-        list(state.numbered),  # decodes those that a snapshot keeps encoded
+        state.numbered,
         [job.id for job in state.holding.values()],
         state.nodes,
         state.devices.holders,
@@ -474,4 +489,16 @@ def digest(state: State) -> str:
         state.versions,
         queue.order(len(queue), now_us),
     )
-    return hashlib.sha256(msgspec.msgpack.encode(everything, order="sorted")).hexdigest()
+    yield _array_of(len(everything))
+    for part in everything:
+        if not isinstance(part, list) or len(part) < _ARRAY_16_MIN:
+            yield _encode(list(part) if isinstance(part, list) else part)
+            continue
+        yield _array_of(len(part))
+        for start in range(0, len(part), _DIGESTED_AT_ONCE):  # decodes jobs that a snapshot keeps encoded
+            yield b"".join(map(_encode, part[start : start + _DIGESTED_AT_ONCE]))
+
+
+def _array_of(count: int) -> bytes:
+    """What msgpack writes in front of so many items, from 16 on."""
+    return b"\xdc" + count.to_bytes(2, "big") if count < 1 << 16 else b"\xdd" + count.to_bytes(4, "big")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from horizon.core.evolve import evolve
@@ -9,6 +10,8 @@ from horizon.core.state import State
 from horizon.store.port import Corrupt, EventStore, Head
 
 PROGRESS_EVENTS = 50_000
+SLICE_EVENTS = 100
+"""Of a fold beside other work: about half a millisecond."""
 
 
 async def fold_log(
@@ -32,10 +35,15 @@ async def fold_log(
 async def fold_until(
     store: EventStore, head: int, position: int | None = None, moment_us: int | None = None
 ) -> State:
-    """The state as of a position, or as of the last event recorded up to a moment. O(events up to there)."""
+    """The state as of a position, or as of the last event recorded up to a moment. O(events up to there).
+
+    Whoever leads goes on meanwhile: every so many events everything else gets its turn.
+    """
     state = State()
     async for recorded in store.read(0, head if position is None else position):
         if moment_us is not None and recorded.recorded_at_us > moment_us:
             break
         evolve(state, recorded)
+        if recorded.position % SLICE_EVENTS == 0:
+            await asyncio.sleep(0)
     return state

@@ -250,7 +250,20 @@ def test_the_cluster(up: Up) -> None:
     assert up.json("nodes")["nodes"][0]["name"] == "node-1"
     assert "waiter" in up.ok("shares")
     assert "waits for 8" in up.ok("ps")
+    state = up.look("/state")
     up.ok("cancel", gate, waiting)
+    head = str(state["position"])
+    assert (up.json("queue")["total"], up.json("queue", "--at", head)["total"]) == (0, 1)
+    order = up.ok("queue", "--at", state["at"]).splitlines()
+    assert order[0].endswith("SUBMITTED")
+    assert waiting in order[1].split()
+    assert up.ok("gpus", "--at", head).count("held") == 8
+    assert "0/8" in up.ok("nodes", "--at", head)
+    (then,) = [one for one in up.json("shares", "--at", head)["shares"] if one["path"] == "default"]
+    assert (then["gpus_held"], then["waiting"]) == (8, 1)
+    wrong = up.run("queue", "--at", "yesterday")
+    assert wrong.returncode == 2
+    assert "or a position of the log" in wrong.stderr
 
 
 def test_setting_a_share(up: Up) -> None:
