@@ -45,6 +45,8 @@ UPCASTERS: Final[Mapping[tuple[str, int], Callable[[Payload], Payload]]] = {
 def upcast(type: str, version: int, today: int, payload: bytes) -> bytes:
     """A payload of an older version as one of today's; ``ValueError`` if it is none. O(bytes)."""
     made = msgspec.json.decode(payload, type=Payload)
+    if made.get("type") != type:
+        return payload  # it is filed wrongly, which is for whoever decodes it to find
     for step in range(version, today):
         made = UPCASTERS[type, step](made)
     return msgspec.json.encode(made)

@@ -88,6 +88,12 @@ def test_a_payload_that_is_not_of_its_version_is_refused(version: int, payload: 
         codec.open_payload(1, "LeaderElected", version, payload)
 
 
+def test_a_payload_that_is_filed_wrongly_is_told_as_that() -> None:
+    submitted = ev.encode(ev.JobStarted(job_id="1", attempt=1))
+    with pytest.raises(Corrupt, match="filed as a JobHeld but holds a JobStarted"):
+        codec.open_payload(1, "JobHeld", 1, submitted)
+
+
 def test_a_type_that_is_not_known_is_refused() -> None:
     with pytest.raises(Corrupt, match="a JobTeleported of schema version 1; this Horizon knows no such type"):
         codec.open_payload(1, "JobTeleported", 1, b"{}")
