@@ -24,7 +24,7 @@ _TEMPLATE = f"horizon_template_{os.getpid()}"
 _numbers = itertools.count(1)
 
 
-def _with_database(dsn: str, name: str) -> str:
+def with_database(dsn: str, name: str) -> str:
     return re.sub(r"(//[^/]*)/[^?]*", rf"\1/{name}", dsn, count=1)
 
 
@@ -50,7 +50,7 @@ def template(postgres: str) -> Iterator[str]:
         admin = await asyncpg.connect(postgres)
         await admin.execute(f'CREATE DATABASE "{_TEMPLATE}"')
         await admin.close()
-        store = PostgresStore(_with_database(postgres, _TEMPLATE))
+        store = PostgresStore(with_database(postgres, _TEMPLATE))
         await store.open()
         await store.close()
 
@@ -72,7 +72,7 @@ async def database(postgres: str, template: str) -> AsyncIterator[str]:
     admin = await asyncpg.connect(postgres)
     await admin.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
     await admin.close()
-    yield _with_database(postgres, name)
+    yield with_database(postgres, name)
     await _drop(postgres, name)
 
 

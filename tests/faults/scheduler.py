@@ -1,0 +1,126 @@
+"""``horizon serve`` that can be made to kill itself at a named point, or to live by another clock.
+
+    HORIZON_KILL_AT='after commit:3'   SIGKILL when this point is passed for the third time
+    HORIZON_CLOCK=FILE                 the wall clock is ahead by as many seconds as stand in the file
+
+The program itself knows nothing of that: its functions are wrapped from outside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+
+class Point(NamedTuple):
+    """A place in the program: before a function is called, once it has come back, or while it waits."""
+
+    when: str
+    module: str
+    function: str
+    given: str = ""
+    """Only calls with this among their arguments."""
+
+
+POINTS: Final = {
+    "first migration": Point("after", "horizon.store.migrate", "run_sql", "0001_log.sql"),
+    "last migration": Point("after", "horizon.store.migrate", "run_sql", "0002_checkpoints.sql"),
+    "before a partition": Point("before", "horizon.store.postgres", "PostgresStore._ensure_partitions"),
+    "after a partition": Point("after", "asyncpg.connection", "Connection.fetchval", "SELECT add_partition()"),
+    "elected": Point("after", "horizon.store.postgres", "PostgresStore.elect"),
+    "folded": Point("after", "horizon.service.engine", "fold_log"),
+    "trusted": Point("after", "horizon.service.notary", "Notary.begin"),
+    "announced": Point("before", "horizon.service.engine", "Engine._adopt"),
+    "adopted": Point("after", "horizon.service.engine", "Engine._adopt"),
+    "before encode": Point("before", "horizon.store.codec", "seal"),
+    "before send": Point("before", "asyncpg.prepared_stmt", "PreparedStatement.fetchval"),
+    "after send": Point("during", "asyncpg.prepared_stmt", "PreparedStatement.fetchval"),
+    "after commit": Point("after", "horizon.store.postgres", "PostgresStore.append"),
+    "before acknowledge": Point("before", "horizon.service.engine", "Engine._answer"),
+    "after acknowledge": Point("before", "horizon.service.engine", "Engine._act"),
+    "before launch": Point("before", "horizon.executors.local", "LocalExecutor.launch"),
+    "mid launch": Point("after", "horizon.executors.local", "LocalExecutor.launch"),
+    "before checkpoint": Point("before", "horizon.service.notefile", "NoteFile.append"),
+    "mid checkpoint": Point("after", "horizon.service.notefile", "NoteFile.append"),
+    "after checkpoint": Point("after", "horizon.store.postgres", "PostgresStore.add_checkpoint"),
+}
+
+
+def arm(name: str, passes: int) -> None:
+    """Have this process killed when it comes to the point for the n-th time."""
+    point = POINTS[name]
+    owner: Any = importlib.import_module(point.module)
+    *classes, function = point.function.split(".")
+    for each in classes:
+        owner = getattr(owner, each)
+    if "partition" in name:  # have one made at once, not when the log is nearly full
+        importlib.import_module("horizon.store.postgres").PARTITION_MARGIN = 12_000_000
+    left = passes
+
+    def passed(arguments: tuple[Any, ...]) -> None:
+        nonlocal left
+        if not point.given or point.given in arguments:
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(owner, function, _wrapped(getattr(owner, function), point.when, passed))
+
+
+def _wrapped(original: Any, when: str, passed: Callable[[tuple[Any, ...]], None]) -> Any:
+    def called(*arguments: Any, **named: Any) -> Any:
+        if when == "before":
+            passed(arguments)
+        result = original(*arguments, **named)
+        if inspect.isawaitable(result):
+            return waited(result, arguments)
+        if when == "after":
+            passed(arguments)
+        return result
+
+    async def waited(result: Any, arguments: tuple[Any, ...]) -> Any:
+        at_work = asyncio.ensure_future(result)
+        if when == "during":
+            await asyncio.sleep(0)  # it has been sent; the answer takes longer
+            passed(arguments)
+        given = await at_work
+        if when == "after":
+            passed(arguments)
+        return given
+
+    return called
+
+
+def follow_clock(file: Path) -> None:
+    """Have the wall clock be ahead by what the file says, from the next look on."""
+    from horizon.service.clock import SystemClock
+
+    right = SystemClock.now_us
+
+    def now_us(self: SystemClock) -> int:
+        return right(self) + round(float(file.read_text()) * 1e6)
+
+    SystemClock.now_us = now_us  # type: ignore[method-assign]
+
+
+def main() -> None:
+    name, _, passes = os.environ.pop("HORIZON_KILL_AT", "").partition(":")
+    clock = os.environ.pop("HORIZON_CLOCK", "")
+    if name:
+        arm(name, int(passes or 1))
+    if clock:
+        follow_clock(Path(clock))
+    from horizon.cli.main import main as horizon
+
+    sys.exit(horizon())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""Real schedulers that are killed: at every named point of an append, a launch, a checkpoint, a recovery."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from tests.cli.house import fresh_directory
+from tests.conftest import with_database
+from tests.faults.house import House
+
+pytestmark = pytest.mark.slow
+
+FIRST_START = ("first migration", "last migration", "before a partition", "after a partition")
+IN_RECOVERY = ("elected", "folded", "trusted", "announced", "adopted")
+UNDER_LOAD = {
+    "before encode": 9,
+    "before send": 14,
+    "after send": 11,
+    "after commit": 12,
+    "before acknowledge": 13,
+    "after acknowledge": 10,
+    "before launch": 3,
+    "mid launch": 3,
+    "before checkpoint": 1,
+    "mid checkpoint": 1,
+    "after checkpoint": 1,
+}
+"""How often each is passed before the scheduler dies there."""
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    with fresh_directory() as directory:
+        yield directory
+
+
+@pytest.fixture
+async def empty_database(postgres: str) -> AsyncIterator[str]:
+    """The DSN of a database in which there is nothing yet."""
+    admin = await asyncpg.connect(postgres)
+    await admin.execute("CREATE DATABASE horizon_crashes")
+    yield with_database(postgres, "horizon_crashes")
+    await admin.execute("DROP DATABASE horizon_crashes WITH (FORCE)")
+    await admin.close()
+
+
+async def dies_at(house: House, point: str, passes: int = 1) -> None:
+    await house.start(HORIZON_KILL_AT=f"{point}:{passes}")
+    assert await house.until_dead() == -signal.SIGKILL, (point, house.said)
+
+
+async def test_a_scheduler_killed_at_any_point_loses_nothing_and_does_nothing_twice(
+    directory: Path, empty_database: str
+) -> None:
+    house = House(directory, empty_database)
+    for point in FIRST_START:
+        await dies_at(house, point)
+    async with house.load():
+        for point, passes in UNDER_LOAD.items():
+            await dies_at(house, point, passes)
+        for point in IN_RECOVERY:  # a loop of crashes: each of them while the one before is being mended
+            await dies_at(house, point)
+        assert await house.start()
+    await house.quiet()
+    findings = await house.checked()
+    assert findings.epochs > len(UNDER_LOAD) + len(IN_RECOVERY)
