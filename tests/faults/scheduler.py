@@ -33,7 +33,9 @@ POINTS: Final = {
     "first migration": Point("after", "horizon.store.migrate", "run_sql", "0001_log.sql"),
     "last migration": Point("after", "horizon.store.migrate", "run_sql", "0002_checkpoints.sql"),
     "before a partition": Point("before", "horizon.store.postgres", "PostgresStore._ensure_partitions"),
-    "after a partition": Point("after", "asyncpg.connection", "Connection.fetchval", "SELECT add_partition()"),
+    "after a partition": Point(
+        "after", "asyncpg.connection", "Connection.fetchval", "SELECT add_partition()"
+    ),
     "elected": Point("after", "horizon.store.postgres", "PostgresStore.elect"),
     "folded": Point("after", "horizon.service.engine", "fold_log"),
     "trusted": Point("after", "horizon.service.notary", "Notary.begin"),

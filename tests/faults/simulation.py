@@ -35,8 +35,9 @@ from horizon.executors.inventory import simulated
 from horizon.executors.port import ExecutorError
 from horizon.service.config import EngineConfig
 from horizon.service.engine import Busy, Engine, Reply
+from horizon.service.leadership import Led, await_turn
 from horizon.service.notary import Distrust, Notary
-from horizon.store.port import StoreError, Unavailable
+from horizon.store.port import Candidate, Leader, StoreError, Unavailable
 from tests.faults.checker import Evidence, Findings, Kind, Outcome, Try, check
 from tests.faults.twins import (
     Agent,
@@ -73,30 +74,35 @@ class Gone(Exception):
 class Scheduler:
     """One scheduler's process, from its start to its end."""
 
-    def __init__(self, day: Day, machine: str) -> None:
+    def __init__(self, day: Day, machine: str, by_force: bool) -> None:
         day.started += 1
         self.machine = machine
         self.process = Process(f"{machine}{day.started}")
         self._day = day
+        self._by_force = by_force
+        """Whether it deposes whoever leads, and does not wait for the end of a lease."""
         self.engine: Engine | None = None
         self.reason = ""
         day.loop.spawn(self.process, self._serve(day.clocks[machine], day.started))
 
     async def _serve(self, clock: Clock, number: int) -> None:
         day = self._day
+        candidate = Candidate(self.machine, self.process.name, "", day.lease_ttl_s)
         notary = Notary(day.keys.as_file(), day.notes[self.machine].as_file())
         self.engine = engine = Engine(
-            FaultyStore(day.database, self.process.name),
+            FaultyStore(day.database, candidate),
             Agent(day.nodes, self.process),
             clock,
             seeded_ids(clock, day.seed * 1_000 + number),
-            EngineConfig(append_events_max=day.rng.choice((3, 5_000))),
+            EngineConfig(append_events_max=day.rng.choice((3, 5_000)), lease_ttl_s=day.lease_ttl_s),
             notary=notary,
         )
         try:
-            await engine.start()
+            await engine.store.open()
+            turn = None if self._by_force else await await_turn(engine.store, self.machine, day.waits)
+            await engine.start(turn=turn)
             self.reason = await engine.stopped
-        except (StoreError, ExecutorError, Distrust) as error:
+        except (StoreError, ExecutorError, Distrust, Led) as error:
             self.reason = str(error)
         self.die()
 
@@ -129,6 +135,7 @@ class Day:
         self.loop = VirtualLoop(random.Random(self.seed + 1))
         self.weather = Weather(random.Random(self.seed + 2), self.rng.choice((0.0, 0.02, 0.05, 0.15)))
         self.database = Database(self.loop, self.weather)
+        self.lease_ttl_s = self.rng.choice((2.0, 10.0))
         inventories = simulated(self.rng.choice(("1xH100", "2*4xH100", "4xH100,2xA100")))
         self.nodes = Nodes(self.loop, self.weather, inventories, self.database.log)
         self.clocks = {name: Clock(self.loop) for name in MACHINES}
@@ -173,13 +180,16 @@ class Day:
 
     # --- those who see to it that there is a scheduler ----------------------------------------------------
 
-    def start_one(self) -> Scheduler | None:
+    def waits(self, leader: Leader) -> None:
+        self._note("lease waited for")
+
+    def start_one(self, by_force: bool = False) -> Scheduler | None:
         """On a machine that has none: two of them never have the same data directory."""
         taken = {one.machine for one in self.schedulers if one.process.alive}
         free = [name for name in MACHINES if name not in taken]
         if not free:
             return None
-        scheduler = Scheduler(self, self.rng.choice(free))
+        scheduler = Scheduler(self, self.rng.choice(free), by_force)
         self.schedulers.append(scheduler)
         return scheduler
 
@@ -241,8 +251,9 @@ class Day:
             self.loop.call_later(self.rng.random() * 20, self.loop.carry_on, scheduler.process)
 
     def _rival(self) -> None:
-        if not self.calm and self.start_one():
-            self._note("another scheduler elected")
+        by_force = self.rng.random() < 0.5
+        if not self.calm and self.start_one(by_force):
+            self._note("another scheduler elected by force" if by_force else "another scheduler waits")
 
     def _set_a_clock(self) -> None:
         self._note("clock set")

@@ -39,7 +39,8 @@ def test_whatever_can_go_wrong_has_gone_wrong() -> None:
         seen, outcomes = seen + faults, outcomes + said
     assert set(outcomes) == {"acknowledged", "refused", "unknown"}
     assert set(seen) == {
-        "another scheduler elected",
+        "another scheduler elected by force",
+        "another scheduler waits",
         "append executed and reported failed",
         "append executed late, or never",
         "append lost",
@@ -51,6 +52,7 @@ def test_whatever_can_go_wrong_has_gone_wrong() -> None:
         "connection lost while idle",
         "election whose answer was lost",
         "launch failed",
+        "lease waited for",
         "read refused",
         "report late",
         "report twice",

@@ -24,7 +24,7 @@ from horizon.service.notefile import NoteFile
 from horizon.store import codec
 from horizon.store.memory import Log, MemoryStore
 from horizon.store.note import SigningKey
-from horizon.store.port import Answer, Batch, Head, Signed, Unavailable, UnknownOutcome
+from horizon.store.port import Answer, Batch, Candidate, Head, Leader, Signed, Unavailable, UnknownOutcome
 from tests.faults.checker import Start
 from tests.faults.virtual import CURRENT, Process, VirtualLoop
 
@@ -110,23 +110,35 @@ _OF_NOBODY = copy_context()
 class FaultyStore:
     """A scheduler's connections to the database. Implements ``EventStore``."""
 
-    def __init__(self, database: Database, name: str) -> None:
+    def __init__(self, database: Database, candidate: Candidate) -> None:
         self._database = database
-        self._name = name
+        self._name = candidate.name
         self._weather = database.weather
-        self._store = MemoryStore(database.log)
+        self._store = MemoryStore(database.log, candidate)
 
     async def open(self) -> Head:
         await self._answers()
         return await self._store.open()
 
-    async def elect(self, again: bool = False) -> Head:
+    async def elect(self, again: bool = False, over: int | None = None, living: bool = False) -> Head:
         await self._answers()
         self._database.settle()
-        head = await self._store.elect(again)
+        head = await self._store.elect(again, over, living)
         if self._weather.strikes("election whose answer was lost"):
             raise Unavailable("the connection broke during an election")
         return head
+
+    async def leader(self) -> Leader:
+        await self._answers()
+        return await self._store.leader()
+
+    async def renew(self) -> None:
+        await self._answers()
+        await self._store.renew()
+
+    async def resign(self) -> None:
+        await self._answers()
+        await self._store.resign()
 
     async def append(self, batch: Batch) -> tuple[Recorded, ...]:
         weather, store = self._weather, self._store
@@ -155,10 +167,12 @@ class FaultyStore:
         if self._weather.strikes("read refused", 0.3):
             raise Unavailable("Postgres does not answer")
 
-    async def read(self, after: int, limit: int | None = None) -> AsyncIterator[Recorded]:
+    async def read(
+        self, after: int, limit: int | None = None, previous: bytes | None = None
+    ) -> AsyncIterator[Recorded]:
         await self._answers()
         count = 0
-        async for recorded in self._store.read(after, limit):
+        async for recorded in self._store.read(after, limit, previous):
             yield recorded
             count += 1
             if count % 50 == 0:

@@ -204,12 +204,12 @@ class VirtualTime:
 
 @contextmanager
 def virtual_time(loop: VirtualLoop) -> Iterator[None]:
-    """Have the whole of ``horizon.service`` live in the loop's time."""
+    """Have ``horizon.service``, and the log in memory, live in the loop's time."""
     shim = VirtualTime(loop)
     modules = [
         module
         for name, module in sys.modules.items()
-        if name.startswith("horizon.service.") and getattr(module, "time", None) is time
+        if name.startswith(("horizon.service.", "horizon.store.")) and getattr(module, "time", None) is time
     ]
     for module in modules:
         module.time = shim  # type: ignore[attr-defined]
