@@ -51,6 +51,7 @@ MOVES: dict[str, tuple[tuple[str, ...], str]] = {
     "JobFailed": (("Queued", "Scheduled", "Running"), "Failed"),
     "JobCancelled": (ALIVE, "Cancelled"),
     "AllocationReleased": (("Queued", "Preempted", *ENDED), ""),
+    "BlobsErased": (ENDED, ""),
 }
 """What may happen to a job in which states, and its state after that, where it is another."""
 VERSIONS = {
@@ -61,7 +62,7 @@ VERSIONS = {
     **dict.fromkeys(("BookingMade", "SigningKeySet", "CommandRefused"), 1),
 }
 """The types of events that this knows, each up to a version: it does not judge what it does not know."""
-OF_ARRAYS = ("JobHeld", "JobReleased", "JobUpdated", "JobFailed", "JobCancelled")
+OF_ARRAYS = ("JobHeld", "JobReleased", "JobUpdated", "JobFailed", "JobCancelled", "BlobsErased")
 
 
 class Wrong(Exception):
@@ -252,6 +253,8 @@ class Audit:
             # It is said of all tasks: a hold of those that wait, anything else of those alive.
             states = ("Queued",) if kind in ("JobHeld", "JobReleased") else ALIVE
             for task in job.tasks:
+                if task.state in states and kind == "BlobsErased":
+                    raise Wrong(at, f"{kind} cannot happen to an array of which a task is {task.state}")
                 if task.state in states:
                     task.version, task.state = task.version + 1, after or task.state
             return

@@ -146,6 +146,11 @@ GOLDEN: list[tuple[ev.Event, str]] = [
         f'{{"type":"CheckpointRecorded","job_id":"{ID}","attempt":1}}',
     ),
     (
+        ev.BlobsErased(job_id=ID, digests=("ab12",), by="owner", kept=("cd34",), reason="asked to"),
+        f'{{"type":"BlobsErased","job_id":"{ID}","digests":["ab12"],"by":"owner","kept":["cd34"],'
+        '"reason":"asked to"}',
+    ),
+    (
         ev.RequeueRequested(job_id=ID, attempt=1, by="owner", reason="upgrade", **BY),
         f'{{"type":"RequeueRequested","job_id":"{ID}","attempt":1,"by":"owner","reason":"upgrade",{BY_JSON}}}',
     ),

@@ -75,8 +75,16 @@ def hidden_digests(spec: JobSpec) -> list[str]:
     return [digest for digest in (spec.environment_digest, spec.script_digest) if digest]
 
 
-def hidden_in(spec: JobSpec, blobs: dict[str, bytes]) -> Hidden:
+def is_erased(job: Job, state: State) -> bool:
+    """Whether what it was given has been erased: it, or with its array."""
+    return job.erased or (job.array > 0 and state.arrays[job.array].job.erased)
+
+
+def hidden_in(job: Job, state: State, blobs: dict[str, bytes]) -> Hidden:
     """The environment and the script of a job, out of these blobs."""
+    spec = job.spec
+    if is_erased(job, state):
+        blobs = {}  # another job may have filed the same script
     if spec.environment_digest is None and spec.script_digest is None:
         return NOTHING_HIDDEN
     environment: dict[str, str] | None = {}
@@ -112,7 +120,7 @@ def job_answer(
     are in each state; without it the state does.
     """
     # In two halves: a call with so many arguments would first gather them in a list, one by one.
-    return encode(JobAnswer(*_asked(job, state, hidden, reason, tasks) + _became(job)))
+    return encode(JobAnswer(*_asked(job, state, hidden, reason, tasks) + _became(job, state)))
 
 
 def _asked(
@@ -157,7 +165,7 @@ def _asked(
     )
 
 
-def _became(job: Job) -> tuple[Any, ...]:
+def _became(job: Job, state: State) -> tuple[Any, ...]:
     """The fields from ``begin_at`` on: mostly what became of it."""
     spec = job.spec
     node_ids: list[str] = []
@@ -185,6 +193,7 @@ def _became(job: Job) -> tuple[Any, ...]:
         node_ids,
         gpu_ids,
         job.allocation_state,
+        is_erased(job, state),
         job.version,
     )
 

@@ -91,12 +91,12 @@ class Context:
         self._explained = (state, state.position, reason)
         return reason
 
-    async def hidden(self, spec: JobSpec) -> Hidden:
+    async def hidden(self, job: Job) -> Hidden:
         """The environment and the script of a job."""
-        digests = hidden_digests(spec)
+        digests = hidden_digests(job.spec)
         if not digests:
             return NOTHING_HIDDEN
-        return hidden_in(spec, await self.engine.store.blobs(digests))
+        return hidden_in(job, self.state, await self.engine.store.blobs(digests))
 
     async def blobs_of(self, specs: Iterable[JobSpec]) -> dict[str, bytes]:
         """The blobs of many jobs, in one query."""

@@ -111,7 +111,7 @@ async def get_job(context: Context, request: web.Request) -> web.Response:
     job = context.find_job(request.match_info["id"])
     if is_unchanged(request, etag(job.version)):
         return web.Response(status=304, headers={"ETag": etag(job.version)})
-    hidden = await context.hidden(job.spec)
+    hidden = await context.hidden(job)
     state = context.state
     body = job_answer(job, state, hidden, context.reasons(state)(job))
     headers = {"Content-Type": "application/json", "ETag": etag(job.version)}
@@ -141,16 +141,24 @@ async def _stop(
     job = context.find_job(request.match_info["id"])
     await refuse_body(request, "give the reason as ?reason=")
     version = expected_version(request, job.version)
-    hidden = await context.hidden(job.spec)
+    hidden = await context.hidden(job)
     asked = command(job.id, query.reason, version)
     reply = await context.ask(request, b"", asked, _render_change(job.id))
     return _answered(reply, stamp(reply.body).version, hidden)
 
 
+async def erase(context: Context, request: web.Request, query: wire.ReasonQuery) -> web.Response:
+    job = context.find_job(request.match_info["id"])
+    await refuse_body(request, "give the reason as ?reason=")
+    command = cmd.Erase(job.id, query.reason, expected_version(request, job.version))
+    reply = await context.ask(request, b"", command, _render_change(job.id))
+    return _answered(reply, stamp(reply.body).version, await context.hidden(job))
+
+
 async def checkpoint(context: Context, request: web.Request, query: CheckpointQuery) -> web.Response:
     job = context.find_job(request.match_info["id"])
     await refuse_body(request, "give the attempt, if any, as ?attempt=")
-    hidden = await context.hidden(job.spec)
+    hidden = await context.hidden(job)
     command = cmd.Checkpoint(job.id, query.attempt)
     reply = await context.ask(request, b"", command, _render_change(job.id))
     return _answered(reply, stamp(reply.body).version, hidden)
@@ -169,7 +177,7 @@ async def change(context: Context, request: web.Request) -> web.Response:
         version=expected_version(request, job.version),
         reason=asked.reason or "",
     )
-    hidden = await context.hidden(job.spec)
+    hidden = await context.hidden(job)
     reply = await context.ask(request, body, command, _render_change(job.id))
     return _answered(reply, stamp(reply.body).version, hidden)
 

@@ -118,7 +118,7 @@ async def list_jobs(context: Context, request: web.Request, query: ListQuery) ->
     jobs = found.jobs[: query.limit]
     blobs = await context.blobs_of(job.spec for job in jobs)
     reason = context.reasons(state)
-    rows = await encoded(jobs, lambda job: job_answer(job, state, hidden_in(job.spec, blobs), reason(job)))
+    rows = await encoded(jobs, lambda job: job_answer(job, state, hidden_in(job, state, blobs), reason(job)))
     cursor = None
     if len(found.jobs) > query.limit:
         cursor = seal_cursor(context.cursor_key, filters, jobs[-1].number, found.total)

@@ -126,6 +126,13 @@ ROUTES: Final = (
         "Stop a job's attempt: the job goes back to its place in the queue",
         wire.ReasonQuery,
     ),
+    _change_of_job(
+        "POST",
+        f"{API}/jobs/{{id:[^/]+}}/erase",
+        jobs.erase,
+        "Erase the environment values and the script of a job that has ended",
+        wire.ReasonQuery,
+    ),
     Route(
         "POST",
         f"{API}/jobs/{{id:[^/]+}}/checkpoint",

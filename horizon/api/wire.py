@@ -378,6 +378,7 @@ class JobAnswer(Struct, gc=False):
     node_ids: Annotated[list[str], Meta(description="By rank: what it holds now, or held last.")]
     gpu_ids: list[str]
     allocation_state: AllocationState | None
+    erased: Annotated[bool, Meta(description="Whether its environment and its script have been.")]
     version: Annotated[int, Meta(description="Grows with every event; also the ETag.")]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from collections.abc import Callable, Iterable
@@ -164,6 +165,7 @@ def _fields(job: Job) -> Iterable[tuple[str, Any]]:
     yield "account", job["account"]
     yield "priority", job["priority"]
     yield "command", _command(job)
+    yield "environment", "erased, as is any script" if job["erased"] else None
     yield "working dir", job.get("working_dir")
     yield "GPUs", _gpus(job, wanted)
     yield "cores", wanted["cpu_cores"] or None
@@ -290,6 +292,34 @@ def requeue(ctx: click.Context, jobs: tuple[str, ...], reason: str | None, as_js
         return client.change("POST", job_path(job, "requeue"), query={"reason": reason})
 
     return for_each(ctx, jobs, change, _saying("goes back to the queue"), as_json)
+
+
+@click.command(short_help="Erase the environment and the script of jobs that have ended.")
+@click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
+@reason_option
+@json_option
+@click.pass_context
+def erase(ctx: click.Context, jobs: tuple[str, ...], reason: str | None, as_json: bool) -> int:
+    """Erase the environment values and the script of jobs that have ended: for good, and it is recorded.
+
+    The log keeps their digests and still verifies. A script that a job which has not ended needs, too, is
+    kept for that. Output is not erased: it is in the files of the attempt.
+    """
+    kept = False
+
+    def change(client: Client, job: str) -> bytes:
+        nonlocal kept
+        body = client.change("POST", job_path(job, "erase"), query={"reason": reason})
+        events = json.loads(client.get(job_path(job, "events")))["events"]
+        kept = any(event["payload"].get("kept") for event in events if event["type"] == "BlobsErased")
+        return body
+
+    def done(job: Job) -> str:
+        return f"job {name_of(job)} erased" + (
+            ", but for what a job needs that has not ended" if kept else ""
+        )
+
+    return for_each(ctx, jobs, change, done, as_json)
 
 
 @click.command(short_help="Record that a running job has saved its work.")

@@ -43,6 +43,7 @@ SECTIONS: Final[dict[str, dict[str, Place]]] = {
         "cancel": Place("jobs", "Cancel jobs."),
         "requeue": Place("jobs", "Stop jobs and put them back into the queue."),
         "checkpoint": Place("jobs", "Record that a running job has saved its work."),
+        "erase": Place("jobs", "Erase the environment and the script of jobs that have ended."),
         "hold": Place("jobs", "Keep waiting jobs from starting until they are released."),
         "release": Place("jobs", "Let held jobs start when their turn comes."),
     },

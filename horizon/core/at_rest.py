@@ -1,4 +1,5 @@
-"""Jobs at rest: those that have ended and hold nothing, of which no event will ever speak again.
+"""Jobs at rest: those that have ended and hold nothing. One event alone may still speak of them, that what
+they were given was erased; then they are among the others again.
 
 A log has millions of them, and nearly nobody asks. So a state that comes from a snapshot keeps them as they
 are in it, encoded, and decodes one when somebody does. ``Numbered`` and ``JobsById`` stand for the list and
@@ -57,7 +58,7 @@ def job_of(record: bytes | memoryview, arrays: dict[int, ArrayState]) -> Job:
 
 
 def is_at_rest(state: State, job: Job) -> bool:
-    """Whether nothing will happen to it any more.
+    """Whether it has come to its end.
 
     What waited for others when it was cancelled is still told of them; an array changes with its tasks.
     """

@@ -33,6 +33,7 @@ _MOVES_TO: Final[dict[type[ev.Event], JobState]] = {
     ev.JobFailed: FAILED,
     ev.JobCancelled: CANCELLED,
 }
+_ENDED: Final = frozenset({COMPLETED, FAILED, CANCELLED})
 _ALIVE: Final = frozenset(state for state, moves in LEGAL_MOVES.items() if moves)
 _HAPPENS_WHILE: Final[dict[type[ev.Event], frozenset[JobState]]] = {
     ev.JobHeld: frozenset({QUEUED}),
@@ -44,10 +45,18 @@ _HAPPENS_WHILE: Final[dict[type[ev.Event], frozenset[JobState]]] = {
     ev.TimeLimitReached: frozenset({RUNNING}),
     ev.PreemptionRequested: frozenset({RUNNING}),
     ev.RequeueRequested: frozenset({SCHEDULED, RUNNING}),
-    ev.AllocationReleased: frozenset({QUEUED, PREEMPTED, COMPLETED, FAILED, CANCELLED}),
+    ev.AllocationReleased: frozenset({QUEUED, PREEMPTED, *_ENDED}),
+    ev.BlobsErased: _ENDED,
 }
 """Of what leaves a job in the state that it is in."""
-_OF_ARRAYS: Final = (ev.JobHeld, ev.JobReleased, ev.JobUpdated, ev.JobFailed, ev.JobCancelled)
+_OF_ARRAYS: Final = (
+    ev.JobHeld,
+    ev.JobReleased,
+    ev.JobUpdated,
+    ev.JobFailed,
+    ev.JobCancelled,
+    ev.BlobsErased,
+)
 
 
 def fault(state: State, recorded: ev.Recorded) -> str | None:
@@ -117,8 +126,10 @@ def _job_faults(state: State, recorded: ev.Recorded, event: ev.JobEvent) -> Iter
     if array is not None:
         if kind not in _OF_ARRAYS:
             yield f"{kind.__name__} cannot happen to job {job.number}, an array"
-        if all(task.state.ended for task in state.tasks(array)):
-            yield f"{kind.__name__} happens to job {job.number}, an array that has ended"
+        ended = all(task.state.ended for task in state.tasks(array))
+        if ended is not (kind is ev.BlobsErased):
+            has = "has" if ended else "has not"
+            yield f"{kind.__name__} happens to job {job.number}, an array that {has} ended"
         return  # its tasks are asked which of them it concerns
     after = _MOVES_TO.get(kind)
     legal = after in LEGAL_MOVES[job.state] if after else job.state in _HAPPENS_WHILE[kind]

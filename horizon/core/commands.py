@@ -54,6 +54,16 @@ class Requeue(Struct, frozen=True):
     """Only if the job is still at this version."""
 
 
+class Erase(Struct, frozen=True):
+    """Erase the environment values and the script of this job, which has ended; of an array, those of all
+    its tasks."""
+
+    job_id: str
+    reason: str = ""
+    version: int | None = None
+    """Only if the job is still at this version."""
+
+
 class Checkpoint(Struct, frozen=True):
     """The job's running attempt has saved its work."""
 
@@ -194,6 +204,7 @@ Command = (
     | Cancel
     | Update
     | Requeue
+    | Erase
     | Checkpoint
     | SetShare
     | SetPolicy
@@ -223,6 +234,7 @@ _STREAM_OF: Final[dict[type, Callable[[Any], str | None]]] = {
     Cancel: _job_stream,
     Update: _job_stream,
     Requeue: _job_stream,
+    Erase: _job_stream,
     Checkpoint: _job_stream,
     ReportStarted: _job_stream,
     ReportEnded: _job_stream,

@@ -12,6 +12,7 @@ from horizon.core import commands as cmd
 from horizon.core import events as ev
 from horizon.core import limits
 from horizon.core.admission import task_ids
+from horizon.core.at_rest import entries
 from horizon.core.dependencies import verdict
 from horizon.core.model import EXECUTOR, AllocationState, Exit, JobSpec, JobState
 from horizon.core.policy import Policy
@@ -191,6 +192,38 @@ def _requeue(state: State, c: cmd.Requeue, given: Given) -> Events:
     return (ev.RequeueRequested(job_id=job.id, attempt=job.attempt, by=given.actor, reason=c.reason),)
 
 
+def _erase(state: State, c: cmd.Erase, given: Given) -> Events:
+    """O(jobs): others that have not ended may need the same script."""
+    job = _job(state, c.job_id, c.version)
+    if job.array:
+        message = f"job {job.array}_{job.index} shares what it was given with its array: name job {job.array}"
+        raise Rejected(Refusal.CONFLICT, message)
+    if not job.state.ended:
+        message = f"only what has ended can be erased; job {job.number} is {job.state}: cancel it first"
+        raise Rejected(Refusal.CONFLICT, message)
+    if job.erased:
+        return ()
+    digests = [one for one in (job.spec.environment_digest, job.spec.script_digest) if one]
+    if not digests:
+        message = f"job {job.number} was given neither an environment nor a script: there is nothing to erase"
+        raise Rejected(Refusal.CONFLICT, message)
+    needed = {
+        digest
+        for other in entries(state.numbered)  # those at rest need nothing, and stay undecoded
+        if not isinstance(other, int) and not other.state.ended
+        for digest in (other.spec.environment_digest, other.spec.script_digest)
+    }
+    return (
+        ev.BlobsErased(
+            job_id=job.id,
+            digests=tuple(one for one in digests if one not in needed),
+            kept=tuple(one for one in digests if one in needed),
+            by=given.actor,
+            reason=c.reason,
+        ),
+    )
+
+
 def _checkpoint(state: State, c: cmd.Checkpoint, given: Given) -> Events:
     job = _one_that_runs(state, c.job_id, None, "saved")
     if job.state is JobState.SCHEDULED:
@@ -207,7 +240,9 @@ def _one_that_runs(state: State, job_id: str, version: int | None, done: str) ->
         message = f"job {job.number} is an array: name one of its tasks, such as {job.number}_INDEX"
         raise Rejected(Refusal.CONFLICT, message)
     if job.state not in (JobState.SCHEDULED, JobState.RUNNING):
-        raise Rejected(Refusal.CONFLICT, f"only a running job can be {done}; job {job.number} is {job.state}")
+        erased = ", and what it ran has been erased: submit it anew" if job.erased else ""
+        message = f"only a running job can be {done}; job {job.number} is {job.state}{erased}"
+        raise Rejected(Refusal.CONFLICT, message)
     return job
 
 
@@ -486,6 +521,7 @@ _DECIDE: Final[dict[type[Any], Callable[[State, Any, Given], Events]]] = {
     cmd.Cancel: _cancel,
     cmd.Update: _update,
     cmd.Requeue: _requeue,
+    cmd.Erase: _erase,
     cmd.Checkpoint: _checkpoint,
     cmd.ReportStarted: _report_started,
     cmd.ReportEnded: _report_ended,

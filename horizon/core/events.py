@@ -228,6 +228,17 @@ class AllocationReleased(JobEvent, frozen=True):
     """How the processes ended, where the job had ended before them."""
 
 
+class BlobsErased(JobEvent, frozen=True):
+    """The environment values and the script of a job that has ended were erased from the database."""
+
+    digests: tuple[str, ...]
+    """Of the blobs that are gone."""
+    by: str
+    kept: tuple[str, ...] = ()
+    """Of those that are not, since a job that has not ended needs them, too."""
+    reason: str = ""
+
+
 class NodeEvent(Event, frozen=True):
     """A fact about one node."""
 
@@ -443,6 +454,7 @@ AnyEvent = (
     | JobFailed
     | JobCancelled
     | AllocationReleased
+    | BlobsErased
     | NodeRegistered
     | NodeChanged
     | NodeLost

@@ -273,6 +273,10 @@ def _allocation_released(job: Job, event: ev.AllocationReleased, at_us: int) -> 
     _take_exit(job, event.exit)
 
 
+def _erased(job: Job, event: ev.BlobsErased, at_us: int) -> None:
+    job.erased = True
+
+
 # --- what it does to everything around it -------------------------------------------------------------
 
 
@@ -324,6 +328,11 @@ def _expect_planned_end(state: State, job: Job) -> None:
         expect_end(state, job, end_us)
     else:
         _expect_back(state, job, end_us, job.started_at_us)
+
+
+def _erased_around(state: State, job: Job, event: ev.BlobsErased) -> None:
+    # A job at rest may be one of a snapshot that was decoded to be looked at: now it stands for itself again.
+    state.jobs[job.id] = state.numbered[job.number - 1] = job
 
 
 def _reserved_around(state: State, job: Job, event: ev.JobReserved) -> None:
@@ -665,6 +674,7 @@ _JOB: Final[dict[type[ev.Event], Steps]] = {
     ev.JobFailed: (_failed, _dropped_around),
     ev.JobCancelled: (_cancelled, _dropped_around),
     ev.AllocationReleased: (_allocation_released, _released_around),
+    ev.BlobsErased: (_erased, _erased_around),
 }
 _ELSE: Final[dict[type[ev.Event], Callable[[State, Any], None]]] = {
     ev.NodeRegistered: _node_registered,

@@ -20,6 +20,7 @@ OF_CONSEQUENCE: Final[frozenset[type[Any]]] = frozenset(
         cmd.Cancel,
         cmd.Update,
         cmd.Requeue,
+        cmd.Erase,
         cmd.SetPolicy,
         cmd.SetShare,
         cmd.CordonNode,

@@ -108,6 +108,8 @@ class Job(Struct, gc=False):
     predicted_at_us: int = 0
     positions: list[int] = []
     """Where its events are in the log."""
+    erased: bool = False
+    """Whether its environment and its script have been; of an array, also those of its tasks."""
 
     @property
     def eligible(self) -> bool:

@@ -85,6 +85,10 @@ def status_path(attempts: str, key: str, rank: int) -> str:
     return f"{attempts}/{key}/{rank}.status"
 
 
+def script_path(attempts: str, key: str, rank: int) -> str:
+    return f"{attempt_path(attempts, key)}/{rank}.script"
+
+
 def live_path(attempts: str, key: str, rank: int) -> str:
     """A second name of the status file while its keeper is at work: the directory of these is the list of
     what runs, so that nobody has to walk through the history to find it."""
@@ -284,7 +288,7 @@ def keep(world: World, order: Order) -> None:
         working_dir = directory if working_dir is None else working_dir
         try:
             if script is not None:
-                arguments = [*_write_script(f"{directory}/{rank}.script", script), *arguments]
+                arguments = [*_write_script(script_path(world.attempts, key, rank), script), *arguments]
             status.pid = _start(world, status, arguments, working_dir, world.environment | environment)
         except LaunchError as error:
             status.end(error=str(error))
@@ -295,6 +299,7 @@ def keep(world: World, order: Order) -> None:
         status.gone = LINUX or not status.started_us
         status.save()
         if status.gone:
+            _remove(script_path(world.attempts, key, rank))  # erased means erased, here too
             _remove(live_path(world.attempts, key, rank))
     finally:
         os.close(status.fd)

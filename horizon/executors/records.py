@@ -81,6 +81,8 @@ def conclude(attempts: str, key: str, rank: int, record: Record) -> None:
             os.pwrite(fd, _encoder.encode(record).ljust(keeper.STATUS_BYTES - 1) + b"\n", 0)
         finally:
             os.close(fd)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(keeper.script_path(attempts, key, rank))
         os.unlink(keeper.live_path(attempts, key, rank))
     except OSError:
         pass

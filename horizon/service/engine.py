@@ -456,8 +456,10 @@ class Engine:
         while self._inbox and len(batch.drafts) < self._config.append_events_max:
             ask = self._inbox[0]
             size_bytes += ask.size_bytes
-            if asks and (size_bytes > self._config.append_bytes_max or ask.tries or asks[0].tries):
-                break  # what may have spoilt an append goes alone
+            if asks and (
+                size_bytes > self._config.append_bytes_max or _goes_alone(ask) or _goes_alone(asks[0])
+            ):
+                break
             self._inbox.popleft()
             stream = cmd.stream_of(ask.command)
             if stream is not None and (stream in waiting or batch.touches(stream)):
@@ -514,7 +516,7 @@ class Engine:
             if ask.key is not None and ask.reply is not None
         )
         blobs = {digest: data for ask in asks for digest, data in ask.blobs.items() if ask.reply is not None}
-        batch = Batch(tuple(builder.drafts), now_us, blobs, answers)
+        batch = Batch(tuple(builder.drafts), now_us, blobs, answers, _erased(builder, asks))
         try:
             return await self._append_leased(batch)
         except UnknownOutcome as unknown:
@@ -790,6 +792,19 @@ class Engine:
         self._timer, self._timer_us = None, None
         self._cycle_due = True
         self._wake.set()
+
+
+def _goes_alone(ask: Ask) -> bool:
+    """What may have spoilt an append; and an erasure, for beside it nobody may file what it erases."""
+    return ask.tries > 0 or type(ask.command) is cmd.Erase
+
+
+def _erased(batch: BatchBuilder, asks: list[Ask]) -> tuple[str, ...]:
+    """The digests of the blobs that go with this append."""
+    if not asks or type(asks[0].command) is not cmd.Erase:
+        return ()
+    events = (draft.event for draft in batch.drafts)
+    return tuple(digest for event in events if isinstance(event, ev.BlobsErased) for digest in event.digests)
 
 
 def _key(job: Job) -> AttemptKey:

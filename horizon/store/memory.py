@@ -93,6 +93,8 @@ class MemoryStore:
             assert answer.key not in self.log.answers, "an idempotency key was used twice"
         self.log.events += sealed
         self.log.blobs.update(batch.blobs)
+        for digest in batch.erased:
+            self.log.blobs.pop(digest, None)
         self.log.answers.update((answer.key, answer) for answer in batch.answers)
         self.log.head = self._head = codec.after(self._head, sealed)
         self._begin_lease()

@@ -73,6 +73,8 @@ class Batch(Struct, frozen=True):
     blobs: dict[str, bytes] = {}
     """By SHA-256 in hex; content-addressed, so writing one twice changes nothing."""
     answers: tuple[Answer, ...] = ()
+    erased: tuple[str, ...] = ()
+    """Digests of blobs that are gone with it; none of those that it has itself."""
 
 
 class Signed(Struct, frozen=True):

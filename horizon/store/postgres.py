@@ -60,13 +60,16 @@ _HEAD: Final = """
     WHERE id = 1 AND epoch = $1 AND position = $2 AND tip = $3
     RETURNING position"""
 _APPEND: Final = f"WITH head AS ({_HEAD}), e AS ({_EVENTS}) SELECT count(*) FROM head"
-_APPEND_WITH: Final = f"""
+_BESIDE: Final = f"""
 WITH head AS ({_HEAD}), e AS ({_EVENTS}),
 b AS (INSERT INTO blobs (digest, data)
       SELECT b.* FROM head, unnest($17::text[], $18::bytea[]) AS b
       ON CONFLICT (digest) DO NOTHING),
 a AS (INSERT INTO answers (key, fingerprint, status, body, position)
-      SELECT a.*, $4 FROM head, unnest($19::text[], $20::bytea[], $21::smallint[], $22::bytea[]) AS a)
+      SELECT a.*, $4 FROM head, unnest($19::text[], $20::bytea[], $21::smallint[], $22::bytea[]) AS a)"""
+_APPEND_WITH: Final = f"{_BESIDE} SELECT count(*) FROM head"
+_APPEND_ERASING: Final = f"""{_BESIDE},
+d AS (DELETE FROM blobs USING head WHERE digest = ANY($23::text[]))
 SELECT count(*) FROM head"""
 COLUMNS: Final = """position, recorded_at_us, epoch, type, schema_version, stream, stream_version, actor,
                      command_id, correlation_id, causation, payload, hash"""
@@ -258,11 +261,14 @@ class PostgresStore:
             [one.hash for one in sealed],
         )
         statement = self._append
-        if batch.blobs or batch.answers:
+        if batch.blobs or batch.answers or batch.erased:
             statement = self._append_with
             arguments = (*arguments, *_beside(batch))
         try:
-            count = await statement.fetchval(*arguments)
+            if batch.erased:  # too seldom to be prepared
+                count = await writer.fetchval(_APPEND_ERASING, *arguments, list(batch.erased))
+            else:
+                count = await statement.fetchval(*arguments)
         except Exception as error:  # whatever the driver raises, the question is what it says of the outcome
             raise _classify(error, tail) from error
         if count == 0:

@@ -61,6 +61,7 @@ CHANGES: dict[tuple[str, str], list[tuple[str, Any]]] = {
     ("POST", "/jobs/{id}/requeue"): [("/jobs/2/requeue?reason=x", None)],
     ("POST", "/jobs/{id}/checkpoint"): [("/jobs/3/checkpoint", None)],
     ("DELETE", "/jobs/{id}"): [("/jobs/1?reason=x", None)],
+    ("POST", "/jobs/{id}/erase"): [("/jobs/4/erase?reason=x", None)],
     ("POST", "/nodes/{name}/cordon"): [("/nodes/node-1/cordon", {"reason": "x"})],
     ("POST", "/nodes/{name}/drain"): [("/nodes/node-1/drain", {"deadline_at": LATER})],
     ("POST", "/nodes/{name}/resume"): [("/nodes/node-1/resume", None)],
@@ -92,6 +93,8 @@ async def test_every_change_takes_a_key_and_is_made_once(client: Client) -> None
     for job in ("2", "3"):
         await client.submit(command="sleep 60", grace_period_s=0)
         await client.scheduler.until(job, "Running")
+    await client.submit(environment={"A": "b"})
+    await client.scheduler.until("4", "Completed")
     gpu = (await client.get("/gpus"))["gpus"][7]["uuid"]
     booking = (await client.ask("POST", "/bookings", {"nodes": ["node-1"], "end_at": LATER})).json["id"]
     asked: list[tuple[str, str, Any, Answer]] = []

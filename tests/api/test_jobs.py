@@ -74,13 +74,13 @@ async def test_a_script_is_run_and_answered_back(client: Client) -> None:
 async def test_what_was_erased_is_null(client: Client) -> None:
     job = await client.submit(environment={"SECRET": "x"}, hold=True)
     state = client.scheduler.engine.state
-    spec = state.jobs[job["id"]].spec
-    assert spec.environment_names == ("SECRET",)
+    known = state.jobs[job["id"]]
+    assert known.spec.environment_names == ("SECRET",)
     from horizon.api.answers import hidden_in
 
-    hidden = hidden_in(spec, {})
+    hidden = hidden_in(known, state, {})
     assert hidden.environment is None
-    assert b'"environment":null' in job_answer(state.jobs[job["id"]], state, hidden)
+    assert b'"environment":null' in job_answer(known, state, hidden)
 
 
 async def test_secrets_are_not_in_the_log(client: Client) -> None:

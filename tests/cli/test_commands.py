@@ -236,6 +236,20 @@ def test_a_running_job_goes_back_to_the_queue(up: Up) -> None:
     assert up.run("checkpoint", job).returncode == 5
 
 
+def test_what_a_job_was_given_is_erased(up: Up, tmp_path: Path) -> None:
+    script = tmp_path / "job.sh"
+    script.write_text("#!/bin/sh\n: a script to erase\n")
+    first, other = up.submit("--env", "A=b", str(script)), up.submit("--hold", str(script))
+    assert up.run("erase", other).returncode == 5
+    up.until(first, "Completed")
+    said = up.ok("erase", first, "--reason", "asked to")
+    assert said == f"job {first} erased, but for what a job needs that has not ended\n"
+    assert "erased, as is any script" in up.ok("show", first)
+    assert "asked to" in up.ok("events", "--job", first, "--json")
+    up.ok("cancel", other)
+    assert up.ok("erase", other) == f"job {other} erased\n"
+
+
 def test_the_cluster(up: Up) -> None:
     gate = up.submit("--gpus", "8", "--", "sleep", "60")
     up.until(gate, "Running")

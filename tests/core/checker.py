@@ -818,6 +818,10 @@ class Checker:
             self.broken(f"job {job.number} saved its work while {job.state}")
         job.saved_at_us = self.recorded_at_us
 
+    def _erased(self, job: Job, event: ev.BlobsErased) -> None:
+        if job.state not in ("Completed", "Failed", "Cancelled"):
+            self.broken(f"job {job.number} was erased while {job.state}")
+
     def _asked_to_stop(self, job: Job, why: str, by: str = "") -> None:
         if job.state not in ("Running", "Scheduled") or job.stop:
             self.broken(f"job {job.number} was asked to stop ({why}) while {job.state} {job.stop}")
@@ -1352,6 +1356,7 @@ _JOB: Final[dict[type[ev.Event], Callable[[Checker, Job, Any], None]]] = {
     ev.JobScheduled: Checker._scheduled,
     ev.JobStarted: Checker._started,
     ev.CheckpointRecorded: Checker._checkpoint,
+    ev.BlobsErased: Checker._erased,
     ev.AllocationOverdue: Checker._overdue,
     ev.TimeLimitReached: Checker._time_limit,
     ev.PreemptionRequested: Checker._preemption_asked,

@@ -173,6 +173,20 @@ class StoreContract:
         await store.append(Batch(drafts(1, first=2), 1_000, {"d1": b"one"}))
         assert await store.blobs(["d1", "d2", "d3"]) == {"d1": b"one", "d2": b"\x00two"}
 
+    async def test_blobs_are_erased_with_the_events_that_say_so_or_not_at_all(self, connect: Connect) -> None:
+        old = await self.leader(connect)
+        await old.append(Batch(drafts(1), 1_000, {"d1": b"one", "d2": b"two", "d3": b"three"}))
+        answer = Answer("key", b"f" * 32, 200, b"{}")
+        await old.append(Batch(drafts(1, first=2), 1_000, answers=(answer,), erased=("d1", "d3", "d4")))
+        assert await old.blobs(["d1", "d2", "d3"]) == {"d2": b"two"}
+        assert await old.answer("key") == answer
+        new = await self.leader(connect)
+        with pytest.raises(Fenced):
+            await old.append(Batch(drafts(1, first=3), 1_000, erased=("d2",)))
+        assert await new.blobs(["d2"]) == {"d2": b"two"}
+        await new.append(Batch(drafts(1, first=3), 1_000, {"d1": b"one"}))
+        assert await new.blobs(["d1"]) == {"d1": b"one"}, "the same may be filed again"
+
     async def test_an_answer_is_kept_with_its_events(self, connect: Connect) -> None:
         store = await self.leader(connect)
         answer = Answer("key", b"f" * 32, 201, b'{"id": 1}')

@@ -94,11 +94,14 @@ async def test_the_owner_cannot_change_what_is_recorded(
 
 @pytest.mark.parametrize(
     "statement",
-    ["UPDATE events SET epoch = 9", "DELETE FROM blobs", "CREATE TABLE x ()", "DROP TABLE events",
-     "ALTER TABLE events DISABLE TRIGGER ALL", "UPDATE checkpoints SET size = 9",
-     "DELETE FROM checkpoints", "UPDATE answers SET status = 1", "DELETE FROM log_head"],
+    ["UPDATE events SET epoch = 9", "UPDATE blobs SET data = ''", "TRUNCATE blobs",
+     "CREATE TABLE x ()", "DROP TABLE events", "ALTER TABLE events DISABLE TRIGGER ALL",
+     "UPDATE checkpoints SET size = 9", "DELETE FROM checkpoints",
+     "UPDATE answers SET status = 1", "DELETE FROM log_head"],
 )  # fmt: skip
-async def test_the_writer_may_insert_and_nothing_else(admin: asyncpg.Connection[Any], statement: str) -> None:
+async def test_the_writer_may_insert_and_erase_blobs_and_nothing_else(
+    admin: asyncpg.Connection[Any], statement: str
+) -> None:
     await admin.execute("SET ROLE horizon_writer")
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await admin.execute(statement)
