@@ -203,11 +203,6 @@ def is_array(job: Job) -> bool:
     return job.spec.array is not None and not job.array
 
 
-def name_of(job: Job) -> str:
-    """What people call it: its number, or for a task that of its array and its index, 12_7."""
-    return f"{job.array}_{job.index}" if job.array else str(job.number)
-
-
 def counts_of(array: Job, state: State) -> Mapping[JobState, int]:
     """Tasks of an array by state; of one that is not in the state yet, all wait."""
     known = state.arrays.get(array.number)

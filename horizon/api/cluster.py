@@ -23,7 +23,7 @@ from horizon.core.decide import Events
 from horizon.core.events import DeviceFailed, DeviceRecovered, NodeCordoned, NodeResumed
 from horizon.core.model import AllocationState, Device, JobState, Priority
 from horizon.core.policy import Order
-from horizon.core.state import Job, Node, State
+from horizon.core.state import Job, Node, State, gpu_state, node_state
 from horizon.service.engine import Render
 
 CORDON: Final = JsonBody(wire.Cordon, limits.JOB_BODY_BYTES_MAX, wire.given, optional=True)
@@ -141,14 +141,6 @@ def _node_answer(state: State, node: Node) -> wire.NodeAnswer:
     )
 
 
-def node_state(node: Node) -> str:
-    if node.lost:
-        return "lost"
-    if node.draining:
-        return "draining" if node.jobs else "drained"
-    return "cordoned" if node.cordoned else "up"
-
-
 def gpu_counts(state: State, node: Node) -> wire.GpuCounts:
     """None of a lost node's GPUs is free."""
     counts = wire.GpuCounts(len(node.inventory.devices), 0, 0, 0, 0)
@@ -158,15 +150,11 @@ def gpu_counts(state: State, node: Node) -> wire.GpuCounts:
             counts.failed += 1
         elif holder is None:
             counts.free += not node.lost
-        elif _is_releasing(state.jobs[holder]):
+        elif state.jobs[holder].allocation_state is AllocationState.RELEASING:
             counts.releasing += 1
         else:
             counts.held += 1
     return counts
-
-
-def _is_releasing(job: Job) -> bool:
-    return job.allocation_state is AllocationState.RELEASING
 
 
 # --- which nodes take work ----------------------------------------------------------------------------
@@ -277,16 +265,6 @@ def _gpu_answer(state: State, node: Node, device: Device, failure: str | None) -
         failure or None,
         None if job is None else _holder(job),
     )
-
-
-def gpu_state(node: Node, failed: bool, holder: Job | None) -> str:
-    if node.lost:
-        return "lost"
-    if failed:
-        return "failed"
-    if holder is None:
-        return "free"
-    return "releasing" if _is_releasing(holder) else "held"
 
 
 def _holder(job: Job) -> wire.Holder:

@@ -16,11 +16,11 @@ from prometheus_client.registry import Collector
 import horizon
 from horizon.api import wire
 from horizon.api.answers import encode, json, slices
-from horizon.api.cluster import NODE_SLICE, gpu_state, node_state
+from horizon.api.cluster import NODE_SLICE
 from horizon.api.context import Context
 from horizon.api.problems import unavailable
 from horizon.core.model import Priority
-from horizon.core.state import Estimates, State
+from horizon.core.state import Estimates, State, gpu_state, node_state
 from horizon.store.port import StoreError
 
 PING_S_MAX: Final = 2.0

@@ -24,7 +24,7 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta, Struct
 
-from horizon.api.answers import encoded, hidden_in, is_array, job_answer, name_of, page
+from horizon.api.answers import encoded, hidden_in, is_array, job_answer, page
 from horizon.api.context import Context
 from horizon.api.faults import clipped
 from horizon.api.problems import Fault, Problem, invalid
@@ -136,7 +136,7 @@ def _array_of(context: Context, text: str | None) -> int:
     except Problem as problem:
         raise invalid([Fault(problem.answer.detail, parameter="array")]) from None
     if not is_array(job):
-        raise invalid([Fault(f"job {name_of(job)} is no array", parameter="array")])
+        raise invalid([Fault(f"job {job.name} is no array", parameter="array")])
     return job.number
 
 

@@ -11,7 +11,7 @@ from aiohttp import hdrs, web
 from msgspec import Meta, Struct
 
 from horizon.api import wire
-from horizon.api.answers import is_array, name_of
+from horizon.api.answers import is_array
 from horizon.api.context import Context
 from horizon.api.problems import Fault, invalid, not_found
 from horizon.core.state import Job
@@ -72,9 +72,9 @@ def _check(job: Job, query: LogQuery) -> None:
     if attempt > job.attempt and (job.state.ended or not query.follow):
         had = f"it had {job.attempt} attempts" if job.attempt else "it was never started"
         more = f"and has ended: {job.state}" if job.state.ended else "so far; follow=1 waits for more"
-        raise not_found(f"job {name_of(job)} has no output of attempt {attempt}: {had} {more}")
+        raise not_found(f"job {job.name} has no output of attempt {attempt}: {had} {more}")
     if attempt == job.attempt and query.rank >= len(job.allocation):
-        raise not_found(f"attempt {attempt} of job {name_of(job)} has no rank {query.rank}")
+        raise not_found(f"attempt {attempt} of job {job.name} has no rank {query.rank}")
 
 
 async def _send(

@@ -24,12 +24,13 @@ def bookings(ctx: click.Context, as_json: bool) -> None:
     if ctx.invoked_subcommand is not None:
         return
     body = client_of(ctx).get("/api/v1/bookings")
-    if as_json:
-        print_json(body)
-        return
+    print_json(body) if as_json else print_bookings(json.loads(body)["bookings"])
+
+
+def print_bookings(found: list[dict[str, Any]]) -> None:
     titles = ("BOOKING", "NODES", "FROM", "UNTIL", "BY", "REASON")
     columns = [Column(title, wide=title == "REASON") for title in titles]
-    print_table(columns, _rows(json.loads(body)["bookings"]), "nothing is booked")
+    print_table(columns, _rows(found), "nothing is booked")
 
 
 def _rows(found: list[dict[str, Any]]) -> Iterable[tuple[Any, ...]]:

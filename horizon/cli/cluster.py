@@ -33,7 +33,29 @@ def queue(ctx: click.Context, limit: int, at: str | None, as_json: bool) -> None
     if as_json:
         print_json({**counts, "jobs": order["jobs"]})
         return
-    titles = ("PLACE", "JOB", "NAME", "USER", "ACCOUNT", "PRIORITY", "GPUS", "SUBMITTED" if at else "WAITED")
+    print_order(order["jobs"], then=at is not None)
+    waiting = ", ".join(
+        f"{counts[f'{kind}_priority']} {kind}" for kind in ("urgent", "high", "normal", "low")
+    )
+    click.echo(
+        f"{counts['total']} waiting ({waiting}), {counts['held']} held back, {counts['scheduled']} starting, "
+        f"{counts['running']} running",
+        err=True,
+    )
+
+
+def print_order(jobs: list[dict[str, Any]], then: bool) -> None:
+    """Those that wait; ``then`` says that it is long ago, and not how long they have waited."""
+    titles = (
+        "PLACE",
+        "JOB",
+        "NAME",
+        "USER",
+        "ACCOUNT",
+        "PRIORITY",
+        "GPUS",
+        "SUBMITTED" if then else "WAITED",
+    )
     columns = [Column(title, right=title in ("PLACE", "JOB", "GPUS", "WAITED")) for title in titles]
     rows = [
         (
@@ -44,19 +66,11 @@ def queue(ctx: click.Context, limit: int, at: str | None, as_json: bool) -> None
             job["account"],
             job["priority"],
             job["gpu_count"],
-            show_time(job["created_at"]) if at else since(job["created_at"]),
+            show_time(job["created_at"]) if then else since(job["created_at"]),
         )
-        for job in order["jobs"]
+        for job in jobs
     ]
     print_table(columns, rows, "nobody waits")
-    waiting = ", ".join(
-        f"{counts[f'{kind}_priority']} {kind}" for kind in ("urgent", "high", "normal", "low")
-    )
-    click.echo(
-        f"{counts['total']} waiting ({waiting}), {counts['held']} held back, {counts['scheduled']} starting, "
-        f"{counts['running']} running",
-        err=True,
-    )
 
 
 # --- nodes --------------------------------------------------------------------------------------------
@@ -77,12 +91,13 @@ def nodes(ctx: click.Context, at: str | None, as_json: bool) -> None:
     if ctx.invoked_subcommand is not None:
         return
     body = client_of(ctx).get("/api/v1/nodes", {"at": at})
-    if as_json:
-        print_json(body)
-        return
+    print_json(body) if as_json else print_nodes(json.loads(body)["nodes"])
+
+
+def print_nodes(found: list[dict[str, Any]]) -> None:
     titles = ("NODE", "STATE", "GPU TYPE", "GPUS FREE", "CORES FREE", "MEMORY FREE", "JOBS", "REASON")
     columns = [Column(title, right="FREE" in title, wide=title == "REASON") for title in titles]
-    print_table(columns, map(_node_row, json.loads(body)["nodes"]), "no node has joined")
+    print_table(columns, map(_node_row, found), "no node has joined")
 
 
 def _node_row(node: dict[str, Any]) -> tuple[Any, ...]:

@@ -169,10 +169,10 @@ def _say_decisions(found: Decisions) -> int:
     rerun = found.rerun
     verdict = f"{rerun.differing:,} of them otherwise" if rerun.differing else "all of them as recorded"
     rate = f"{rerun.cycles / max(found.seconds, 1e-6):,.0f}/s"
-    click.echo(f"  decisions {rerun.cycles:,} cycles run again, {verdict} ({rate})")
+    click.echo(f"  decisions {_cycles(rerun.cycles)} run again, {verdict} ({rate})")
     for code, cycles in sorted(rerun.others.items()):
         name = f"code {code}" if code else "code that the log does not name"
-        click.echo(f"            {cycles:,} cycles decided by other code, not run again: {name}")
+        click.echo(f"            {_cycles(cycles)} decided by other code, not run again: {name}")
     for one in found.differences:
         click.echo(f"cycle {one.cycle:,} differs at position {one.position:,}")
         click.echo(f"  recorded  {clean(one.recorded)} (by Horizon {clean(one.version) or 'unknown'})")
@@ -180,8 +180,12 @@ def _say_decisions(found: Decisions) -> int:
         if one.fields:
             click.echo(f"  in        {', '.join(one.fields)}")
     if rerun.differing > len(found.differences):
-        click.echo(f"and {rerun.differing - len(found.differences):,} cycles more")
+        click.echo(f"and {_cycles(rerun.differing - len(found.differences))} more")
     return exits.FAILED if rerun.differing else exits.OK
+
+
+def _cycles(count: int) -> str:
+    return f"{count:,} cycle{'s' * (count != 1)}"
 
 
 def _say(found: Report, trusted: bool) -> None:

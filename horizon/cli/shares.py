@@ -40,12 +40,13 @@ def shares(ctx: click.Context, at: str | None, as_json: bool) -> None:
     if ctx.invoked_subcommand is not None:
         return
     body = client_of(ctx).get("/api/v1/shares", {"at": at})
-    if as_json:
-        print_json(body)
-        return
+    print_json(body) if as_json else print_shares(json.loads(body)["shares"])
+
+
+def print_shares(found: list[dict[str, Any]]) -> None:
     titles = ("SHARE", "KIND", "WEIGHT", "USED GPU-H", "SCORE", "RANK", "GPUS HELD", "BOUNDS", "WAITING")
     columns = [Column(title, right=title not in ("SHARE", "KIND", "BOUNDS")) for title in titles]
-    print_table(columns, _rows(json.loads(body)["shares"]), "nobody has a share yet")
+    print_table(columns, _rows(found), "nobody has a share yet")
 
 
 def _rows(tree: list[dict[str, Any]]) -> Iterable[tuple[Any, ...]]:

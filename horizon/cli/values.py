@@ -114,7 +114,6 @@ PAIR: Final = Parsed("key=value", _parse_pair)
 BOUND: Final = Parsed("bound", _parse_bound)
 SIGNAL: Final = Parsed("signal", parse_signal)
 
-at_option = click.option(
-    "--at", type=Parsed("position or time", parse_at), metavar="POSITION|TIME", help="As it was then.  [now]"
-)
+AT: Final = Parsed("position or time", parse_at)
+at_option = click.option("--at", type=AT, metavar="POSITION|TIME", help="As it was then.  [now]")
 reason_option = click.option("--reason", metavar="TEXT", help="Why, for the record.")

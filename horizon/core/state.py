@@ -112,6 +112,11 @@ class Job(Struct, gc=False):
     """Whether its environment and its script have been; of an array, also those of its tasks."""
 
     @property
+    def name(self) -> str:
+        """What people call it: its number, or for a task that of its array and its index, 12_7."""
+        return f"{self.array}_{self.index}" if self.array else str(self.number)
+
+    @property
     def eligible(self) -> bool:
         """Whether it stands in the queue: nothing but its turn and room keeps it from starting."""
         return (
@@ -166,6 +171,26 @@ class Node(Struct):
     @property
     def memory_free_mib(self) -> int:
         return self.inventory.memory_mib - self.memory_held_mib
+
+
+def node_state(node: Node) -> str:
+    """Whether it is there and takes work, in a word."""
+    if node.lost:
+        return "lost"
+    if node.draining:
+        return "draining" if node.jobs else "drained"
+    return "cordoned" if node.cordoned else "up"
+
+
+def gpu_state(node: Node, failed: bool, holder: Job | None) -> str:
+    """Whether a GPU of a node can be had, in a word."""
+    if node.lost:
+        return "lost"
+    if failed:
+        return "failed"
+    if holder is None:
+        return "free"
+    return "releasing" if holder.allocation_state is AllocationState.RELEASING else "held"
 
 
 class Booking(Struct, frozen=True):

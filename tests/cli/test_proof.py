@@ -50,11 +50,11 @@ def test_the_log_is_verified_while_horizon_runs_and_after(start_up: Callable[...
     running = up.ok("verify", "--decisions")
     assert running.startswith("the log horizon/")
     assert "under 1 key" in running
-    assert "decisions 1 cycles run again, all of them as recorded" in running
+    assert "decisions 1 cycle run again, all of them as recorded" in running
     up.ok("export", "--out", str(home / "log.jsonl"))
     exported = up.ok("verify", "--decisions", "--export", str(home / "log.jsonl"))
     assert "are linked and not signed" in exported
-    assert "decisions 1 cycles run again, all of them as recorded" in exported
+    assert "decisions 1 cycle run again, all of them as recorded" in exported
     up.ok("export", "--from", "2", "--out", str(home / "part.jsonl"))
     part = up.run("verify", "--decisions", "--export", str(home / "part.jsonl"))
     assert part.returncode == 2

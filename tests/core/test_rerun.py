@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from functools import cache
 
 import msgspec
 import pytest
@@ -14,7 +13,7 @@ from horizon.core.evolve import evolve
 from horizon.core.rerun import NOTHING, Difference, Rerun, sentence
 from horizon.core.state import State
 from tests.core.spec import SECOND, World, given, node
-from tests.core.worlds import Life, live
+from tests.core.test_random_worlds import known
 
 Log = list[ev.Recorded]
 
@@ -128,11 +127,6 @@ def test_what_other_code_decided_is_counted_and_not_run_again() -> None:
     assert rerun(tampered, decisions=2)[1] == []
     (difference,) = rerun(tampered, decisions=1)[1]
     assert (difference.version, difference.fields) == ("0.3", ("start_us",))
-
-
-@cache
-def known(seed: int) -> Life:
-    return live(seed)
 
 
 @pytest.mark.parametrize("seed", range(6))

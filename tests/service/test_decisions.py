@@ -112,4 +112,4 @@ async def test_what_other_decision_code_wrote_is_said_and_is_no_fault(log: Tampe
     assert (decisions.rerun.differing, decisions.rerun.others) == (0, {DECISIONS + 1: 1})
     done = log.told()
     assert done.returncode == 0, done.stderr
-    assert f"1 cycles decided by other code, not run again: code {DECISIONS + 1}" in done.stdout
+    assert f"1 cycle decided by other code, not run again: code {DECISIONS + 1}" in done.stdout

@@ -1,0 +1,55 @@
+"""Folds a log anew to look at it as it was: at one moment, or at several on one way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from horizon.core.events import Stored
+from horizon.core.state import State
+from horizon.service.verify import CheckedFold, Progress, StoredEvents, Unsound
+
+
+class Moment(NamedTuple):
+    """When: a position of the log, or else a time."""
+
+    position: int | None
+    at_us: int | None
+
+    def is_before(self, stored: Stored) -> bool:
+        """Whether the event comes after it."""
+        if self.position is not None:
+            return stored.position > self.position
+        assert self.at_us is not None
+        return stored.recorded_at_us > self.at_us
+
+    def now_us(self, state: State) -> int:
+        """The time that it stands for, in the state as of it."""
+        return state.recorded_at_us if self.at_us is None else max(self.at_us, state.recorded_at_us)
+
+
+Look = Callable[[State, int], None]
+"""What is done with the state as of a moment, and that moment's time. The state goes on afterwards."""
+
+
+async def replay(
+    log: StoredEvents, end: int, looks: Iterable[tuple[Moment, Look]], progress: Progress
+) -> None:
+    """Fold a log of so many events, and look at it at each moment when it is reached; not further.
+
+    Every event is checked on the way, but for signatures. Raises ``Unsound``, ``StoreError``.
+    """
+    fold, open_looks = CheckedFold(), list(looks)
+    async for chunk in log.stored(0, end):
+        for stored in chunk:
+            for one in [one for one in open_looks if one[0].is_before(stored)]:
+                open_looks.remove(one)
+                one[1](fold.state, one[0].now_us(fold.state))
+            if not open_looks:
+                return
+            fold.take(stored)
+        progress(fold.state.position, end)
+    if fold.state.position < end:
+        raise Unsound(fold.state.position + 1, "it is missing")
+    for moment, look in open_looks:
+        look(fold.state, moment.now_us(fold.state))
