@@ -16,6 +16,7 @@ from horizon.api.wire import DependencyAnswer, EventAnswer, JobAnswer, Resources
 from horizon.core.blobs import decode_environment
 from horizon.core.events import Recorded
 from horizon.core.model import JobSpec, JobState
+from horizon.core.sentences import sentence
 from horizon.core.state import Job, State
 from horizon.service.engine import Reply
 
@@ -228,8 +229,11 @@ def gigabytes(mebibytes: int) -> float:
 # --- events -------------------------------------------------------------------------------------------
 
 
-def event_answer(recorded: Recorded) -> bytes:
-    """An event in its envelope; its payload goes out as the very bytes that were hashed."""
+def event_answer(recorded: Recorded, state: State) -> bytes:
+    """An event in its envelope; its payload goes out as the very bytes that were hashed.
+
+    ``state`` is that at the event, or any later one.
+    """
     return encode(
         EventAnswer(
             recorded.position,
@@ -240,6 +244,7 @@ def event_answer(recorded: Recorded) -> bytes:
             recorded.stream,
             recorded.stream_version,
             recorded.actor,
+            sentence(state, recorded),
             _uuid(recorded.command_id),
             _uuid(recorded.correlation_id),
             recorded.causation,

@@ -3,41 +3,94 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from datetime import datetime
 from typing import Annotated, Final
 
 from aiohttp import web
 from msgspec import Meta, Struct
 
-from horizon.api import wire
+from horizon.api import times, wire
 from horizon.api.answers import SLICE, event_answer, page
 from horizon.api.context import Context
-from horizon.api.problems import not_found
+from horizon.api.problems import Fault, invalid, not_found
 from horizon.core import limits
+from horizon.core.events import SCHEMA_VERSIONS, Recorded
+from horizon.store.port import EventStore, Wanted
 
 EVENTS_DEFAULT: Final = 1_000
 PAGE_BYTES_MAX: Final = 8 * 1024 * 1024
 """A page ends after the event that reaches this, however many were asked for."""
+SCANNED_MAX: Final = 1_000_000
+"""Positions that are looked at for one page: a second of Postgres, more or less."""
+SCANNED_AT_ONCE: Final = 100_000
+FOUND_AT_ONCE: Final = 1_000
 
 
 class EventsQuery(Struct, frozen=True, forbid_unknown_fields=True):
     after: Annotated[int, Meta(ge=0, le=wire.SIGNED_64_MAX, description="Begin behind this position.")] = 0
     limit: Annotated[int, Meta(ge=1, le=limits.PAGE_EVENTS_MAX)] = EVENTS_DEFAULT
+    actor: Annotated[str, Meta(description="Only what this one asked for or reported.")] | None = None
+    job: wire.JobName | None = None
+    type: Annotated[list[str], Meta(description="Only events of these types.")] = []
+    since: Annotated[datetime, Meta(tz=True, description="Recorded then or later.")] | None = None
+    until: Annotated[datetime, Meta(tz=True, description="Recorded then or before.")] | None = None
 
 
 async def get_events(context: Context, request: web.Request, query: EventsQuery) -> web.Response:
-    head = context.state.position  # what is folded is durable; the store may be a batch ahead
+    """One page; it may end before its limit, and even be empty, where there is much that does not fit."""
+    state, store = context.state, context.engine.store
+    head = state.position  # what is folded is durable; the store may be a batch ahead
+    wanted = _wanted(context, query)
+    first, last = await _span(store, query, head)
+    end = last if query.job is not None else min(last, first + SCANNED_MAX)
     rows: list[bytes] = []
-    size, next_after = 0, query.after
-    if query.after < head:
-        async for recorded in context.engine.store.read(query.after, min(query.limit, head - query.after)):
-            rows.append(event_answer(recorded))
-            size += len(rows[-1])
+    size, next_after = 0, max(query.after, head if end == last else end)
+    async for recorded in _events(store, wanted, first, end, query.limit):
+        rows.append(event_answer(recorded, state))
+        size += len(rows[-1])
+        if len(rows) == query.limit or size >= PAGE_BYTES_MAX:
             next_after = recorded.position
-            if size >= PAGE_BYTES_MAX:
-                break
-            if len(rows) % SLICE == 0:
-                await asyncio.sleep(0)
+            break
+        if len(rows) % SLICE == 0:
+            await asyncio.sleep(0)
     return page("events", rows, next_after=next_after, head=head)
+
+
+def _wanted(context: Context, query: EventsQuery) -> Wanted:
+    unknown = [name for name in query.type if name not in SCHEMA_VERSIONS]
+    if unknown:
+        raise invalid([Fault(f"there are: {', '.join(SCHEMA_VERSIONS)}", parameter="type")])
+    positions = None if query.job is None else tuple(context.find_job(query.job).positions)
+    return Wanted(query.actor, tuple(query.type), positions)
+
+
+async def _span(store: EventStore, query: EventsQuery, head: int) -> tuple[int, int]:
+    """Behind which position, and up to which, it can be: along the log times never decrease."""
+    after, end = query.after, head
+    if query.since is not None:
+        after = max(after, await store.position_at(times.checked(query.since, parameter="since") - 1))
+    if query.until is not None:
+        end = min(end, await store.position_at(times.checked(query.until, parameter="until")))
+    return after, end
+
+
+async def _events(
+    store: EventStore, wanted: Wanted, after: int, end: int, limit: int
+) -> AsyncIterator[Recorded]:
+    """In short reads. Whole pieces are read along the chain, which is checked."""
+    if wanted == Wanted():
+        if after < end:
+            async for recorded in store.read(after, min(limit, end - after)):
+                yield recorded
+        return
+    step = end - after if wanted.positions is not None else SCANNED_AT_ONCE
+    while after < end and limit:
+        found = await store.find(wanted, after, min(after + step, end), min(limit, FOUND_AT_ONCE))
+        for recorded in found:
+            yield recorded
+        limit -= len(found)
+        after = found[-1].position if len(found) == FOUND_AT_ONCE else after + step
 
 
 async def get_checkpoint(context: Context, request: web.Request) -> web.Response:

@@ -121,7 +121,7 @@ async def get_job(context: Context, request: web.Request) -> web.Response:
 async def get_job_events(context: Context, request: web.Request) -> web.Response:
     job = context.find_job(request.match_info["id"])
     recorded = await context.engine.store.read_at(job.positions)
-    return page("events", map(event_answer, recorded))
+    return page("events", [event_answer(one, context.state) for one in recorded])
 
 
 # --- changing -----------------------------------------------------------------------------------------

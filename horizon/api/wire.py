@@ -415,6 +415,7 @@ class EventAnswer(Struct):
     stream: str
     stream_version: int
     actor: str
+    sentence: Annotated[str, Meta(description="What happened, for people; it is not part of the log.")]
     command_id: str
     correlation_id: str
     causation: Annotated[int, Meta(description="Position of the event it followed from; 0 for none.")]

@@ -54,7 +54,7 @@ SECTIONS: Final[dict[str, dict[str, Place]]] = {
         "bookings": Place("bookings", "List bookings; `bookings make` keeps nodes free for a time."),
         "shares": Place("shares", "Show the share tree; `shares set` changes weights and bounds."),
         "policy": Place("policy", "Show how Horizon decides; `policy set` changes it."),
-        "events": Place("cluster", "Print the log of events."),
+        "events": Place("cluster", "Print the log of events, in sentences."),
         "simulate": Place("simulate", "Run a trace of a real cluster through the scheduler."),
     },
     "The proof": {

@@ -40,14 +40,15 @@ def parse_memory_gb(text: str) -> float | int:
 
 
 def parse_moment(text: str, now: datetime) -> datetime:
-    """A moment in ``2030-01-31T08:00``, with a zone or in this machine's, or ``+1h30m`` from now."""
-    if text.startswith("+"):
-        return now + timedelta(seconds=parse_duration_s(text[1:]))
+    """A moment in ``2030-01-31T08:00``, in a zone or this machine's, ``+1h30m`` from now or ``-2d`` ago."""
+    if text.startswith(("+", "-")):
+        away = timedelta(seconds=parse_duration_s(text[1:]))
+        return now + away if text[0] == "+" else now - away
     try:
         return datetime.fromisoformat(text).astimezone()
     except ValueError:
         raise ValueError(
-            f"{text!r} is no moment: write such as 2030-01-31T08:00, or +1h30m from now"
+            f"{text!r} is no moment: write such as 2030-01-31T08:00, or +1h30m from now, or -2d before"
         ) from None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from bisect import bisect_right
 from collections.abc import AsyncIterator, Iterable
 
 from msgspec import structs
@@ -24,6 +25,7 @@ from horizon.store.port import (
     Leader,
     Signed,
     Unavailable,
+    Wanted,
 )
 
 
@@ -115,6 +117,15 @@ class MemoryStore:
     async def read_at(self, positions: Iterable[int]) -> list[Recorded]:
         end = self.log.head.position
         return [self.log.events[position - 1] for position in sorted(positions) if 1 <= position <= end]
+
+    async def find(self, wanted: Wanted, after: int, end: int, limit: int) -> list[Recorded]:
+        events = self.log.events[after:end]
+        if wanted.positions is not None:
+            events = await self.read_at(one for one in wanted.positions if after < one <= end)
+        return [one for one in events if wanted.fits(one)][:limit]
+
+    async def position_at(self, moment_us: int) -> int:
+        return bisect_right(self.log.events, moment_us, key=lambda one: one.recorded_at_us)
 
     async def blobs(self, digests: Iterable[str]) -> dict[str, bytes]:
         return {digest: self.log.blobs[digest] for digest in digests if digest in self.log.blobs}

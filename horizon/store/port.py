@@ -77,6 +77,19 @@ class Batch(Struct, frozen=True):
     """Digests of blobs that are gone with it; none of those that it has itself."""
 
 
+class Wanted(Struct, frozen=True):
+    """Which events are looked for; what is not said does not matter."""
+
+    actor: str | None = None
+    types: tuple[str, ...] = ()
+    positions: tuple[int, ...] | None = None
+    """Only those at these, in their order."""
+
+    def fits(self, stored: Stored) -> bool:
+        """Whether an event is one of them, its position aside."""
+        return self.actor in (None, stored.actor) and (not self.types or stored.type in self.types)
+
+
 class Signed(Struct, frozen=True):
     """A signed checkpoint, as it is filed."""
 
@@ -163,6 +176,14 @@ class EventStore(Protocol):
 
     async def read_at(self, positions: Iterable[int]) -> list[Recorded]:
         """The events at those of these positions that the log has, in order of position."""
+        ...
+
+    async def find(self, wanted: Wanted, after: int, end: int, limit: int) -> list[Recorded]:
+        """The first so many of these behind a position up to another. O(end - after), or O(positions)."""
+        ...
+
+    async def position_at(self, moment_us: int) -> int:
+        """The position of the last event recorded up to a moment; 0 for none. O(log of the log)."""
         ...
 
     async def blobs(self, digests: Iterable[str]) -> dict[str, bytes]:

@@ -31,6 +31,7 @@ from horizon.store.port import (
     StoreError,
     Unavailable,
     UnknownOutcome,
+    Wanted,
 )
 
 log = structlog.get_logger()
@@ -75,6 +76,23 @@ COLUMNS: Final = """position, recorded_at_us, epoch, type, schema_version, strea
                      command_id, correlation_id, causation, payload, hash"""
 SELECT_EVENTS: Final = f"SELECT {COLUMNS} FROM events WHERE position > $1 ORDER BY position LIMIT $2"
 _SELECT_AT: Final = f"SELECT {COLUMNS} FROM events WHERE position = ANY($1::bigint[]) ORDER BY position"
+_FITS: Final = "($3::text IS NULL OR actor = $3) AND ($4::text[] IS NULL OR type = ANY($4))"
+_FIND: Final = f"""SELECT {COLUMNS} FROM events WHERE position > $1 AND position <= $2 AND {_FITS}
+                   ORDER BY position LIMIT $5"""
+_FIND_AT: Final = f"""SELECT {COLUMNS} FROM events
+                      WHERE position > $1 AND position <= $2 AND {_FITS} AND position = ANY($6::bigint[])
+                      ORDER BY position LIMIT $5"""
+_POSITION_AT: Final = """
+    WITH RECURSIVE half (low, high) AS (
+        SELECT 0::bigint, position FROM log_head
+        UNION ALL
+        SELECT CASE WHEN is_later THEN low ELSE middle END, CASE WHEN is_later THEN middle - 1 ELSE high END
+        FROM half, LATERAL (SELECT (low + high + 1) / 2 AS middle) AS m,
+             LATERAL (SELECT EXISTS (SELECT FROM events
+                                     WHERE position = middle AND recorded_at_us > $1) AS is_later) AS e
+        WHERE low < high)
+    SELECT max(low) FROM half"""
+"""Halves the log until one position is left. What is not in the table any more was before all that is."""
 _SELECT_CHECKPOINTS: Final = """SELECT size, frontier, note FROM checkpoints WHERE size > $1
                                 ORDER BY size LIMIT $2"""
 SELECT_HEAD: Final = "SELECT log_id, epoch, position, tip, recorded_at_us FROM log_head WHERE id = 1"
@@ -301,6 +319,18 @@ class PostgresStore:
 
     async def read_at(self, positions: Iterable[int]) -> list[Recorded]:
         return [_recorded(row) for row in await self._fetch(_SELECT_AT, list(positions))]
+
+    async def find(self, wanted: Wanted, after: int, end: int, limit: int) -> list[Recorded]:
+        asked: list[object] = [after, end, wanted.actor, list(wanted.types) or None, limit]
+        if wanted.positions is None:
+            rows = await self._fetch(_FIND, *asked)
+        else:
+            rows = await self._fetch(_FIND_AT, *asked, list(wanted.positions))
+        return [_recorded(row) for row in rows]
+
+    async def position_at(self, moment_us: int) -> int:
+        position: int = (await self._fetch(_POSITION_AT, moment_us))[0][0]
+        return position
 
     async def blobs(self, digests: Iterable[str]) -> dict[str, bytes]:
         rows = await self._fetch(

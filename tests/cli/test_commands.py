@@ -295,14 +295,22 @@ def test_setting_a_share(up: Up) -> None:
 def test_events(up: Up) -> None:
     job = up.submit("--", "true")
     up.until(job, "Completed")
-    eventually(lambda: "AllocationReleased" in up.ok("events", "--job", job), "the release")
+    eventually(lambda: "is free again" in up.ok("events", "--job", job), "the release")
     types = [event["type"] for event in up.json("events", "--job", job)["events"]]
     assert types == ["JobSubmitted", "JobScheduled", "JobStarted", "JobCompleted", "AllocationReleased"]
     page = up.json("events", "--after", "1", "--limit", "2")
     assert [event["position"] for event in page["events"]] == [2, 3]
     done = up.run("events", "--limit", "1")
-    assert "LeaderElected" in done.stdout
+    assert "leads in epoch 1" in done.stdout
     assert "--after 1" in done.stderr
+    assert "LeaderElected" in up.ok("events", "--limit", "1", "--raw")
+    asked = ("--actor", "executor", "--type", "JobStarted", "--type", "JobCompleted", "--since", "-1h")
+    types = [event["type"] for event in up.json("events", "--job", job, *asked)["events"]]
+    assert types == ["JobStarted", "JobCompleted"]
+    assert up.ok("events", "--until", "-1h") == ""
+    done = up.run("events", "--type", "JobTeleported")
+    assert done.returncode == 1
+    assert "JobSubmitted" in done.stderr
 
 
 def test_what_is_not_there_and_what_cannot_be(up: Up) -> None:

@@ -54,9 +54,10 @@ def test_what_is_no_memory(text: str) -> None:
 def test_moments() -> None:
     now = datetime(2030, 1, 1, tzinfo=UTC)
     assert values.parse_moment("+1h30m", now) == now + timedelta(hours=1, minutes=30)
+    assert values.parse_moment("-2d", now) == now - timedelta(days=2)
     assert values.parse_moment("2030-01-31T08:00Z", now) == datetime(2030, 1, 31, 8, tzinfo=UTC)
     assert values.parse_moment("2030-01-31T08:00", now).tzinfo is not None
-    for text in ("tomorrow", "+", "+soon", ""):
+    for text in ("tomorrow", "+", "+soon", "-", ""):
         with pytest.raises(ValueError, match="is no"):
             values.parse_moment(text, now)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from horizon.core import events as ev
 from horizon.core.model import JobSpec
-from horizon.store.port import GENESIS_HASH, Answer, Batch, Corrupt, EventStore, Fenced, Signed
+from horizon.store.port import GENESIS_HASH, Answer, Batch, Corrupt, EventStore, Fenced, Signed, Wanted
 
 Connect = Callable[[], Awaitable[EventStore]]
 """Opens one more store on the same log, as another process would."""
@@ -65,6 +67,41 @@ class StoreContract:
         assert [one async for one in store.read(10)] == []
         assert await store.read_at([9, 2]) == [appended[1], appended[8]]
         assert await store.read_at([0, 11]) == []
+
+    async def test_events_are_found_by_who_what_and_where(self, connect: Connect) -> None:
+        store = await self.leader(connect)
+        given = drafts(6)
+        given = (*given[:2], replace(given[2], actor="bob"), *given[3:])
+        shares = [ev.ShareSet(path="a", weight=weight) for weight in (1, 2)]
+        given += tuple(
+            ev.Draft(one, one.stream, version, "bob", bytes(16), bytes(16), 0)
+            for version, one in enumerate(shares, 1)
+        )
+        log = await store.append(Batch(given, 1_000))
+
+        async def found(after: int = 0, end: int = 8, limit: int = 9, **wanted: Any) -> list[int]:
+            some = await store.find(Wanted(**wanted), after, end, limit)
+            assert [log[one.position - 1] for one in some] == some
+            return [one.position for one in some]
+
+        assert await found() == list(range(1, 9))
+        assert await found(after=2, end=5) == [3, 4, 5]
+        assert await found(limit=2) == [1, 2]
+        assert await found(actor="bob") == [3, 7, 8]
+        assert await found(actor="bob", types=("ShareSet", "QuotaSet"), limit=1) == [7]
+        assert await found(types=("JobSubmitted",), after=4) == [5, 6]
+        assert await found(positions=(1, 3, 8)) == [1, 3, 8]
+        assert await found(positions=(1, 3, 8), after=1, end=7) == [3]
+        assert await found(positions=(1, 3, 8), actor="bob", limit=1) == [3]
+        assert await found(positions=()) == await found(actor="nobody") == []
+
+    async def test_a_moment_has_a_position(self, connect: Connect) -> None:
+        store = await self.leader(connect)
+        assert await store.position_at(5) == 0
+        for number, at_us in enumerate((10, 20, 20, 30), 1):
+            await store.append(Batch(drafts(1, first=number), at_us))
+        asked = (9, 10, 19, 20, 25, 30, 99)
+        assert [await store.position_at(at_us) for at_us in asked] == [0, 1, 1, 3, 3, 4, 4]
 
     async def test_another_reader_sees_what_was_appended(self, connect: Connect) -> None:
         store = await self.leader(connect)
