@@ -143,6 +143,12 @@ def _lost(gpu_us: int) -> str:
     return f"{gpu_us / _GPU_HOUR_US:.1f} GPU-hours"
 
 
+def _erased(state: State, event: ev.BlobsErased, actor: str) -> str:
+    kept = " but for what others still need" if event.kept else ""
+    gave = f"the environment and script of {_job(state, event.job_id)}"
+    return f"{event.by} erased {gave}{kept}{_because(event.reason)}"
+
+
 def _requeued(state: State, event: ev.JobRequeued, actor: str) -> str:
     later = f"; it waits until {moment(event.not_before_us)}" if event.not_before_us else ""
     return f"{_job(state, event.job_id)} went back to the queue{_because(event.reason)}{later}"
@@ -250,6 +256,7 @@ _ASKS: Final = {
     "Cancel": "to cancel",
     "Update": "to change",
     "Requeue": "to requeue",
+    "Erase": "to erase what was given to",
     "SetPolicy": "to change",
     "SetShare": "to change",
     "CordonNode": "to cordon",
@@ -287,6 +294,7 @@ _SENTENCES: Final[dict[type[ev.Event], Callable[[State, Any, str], str]]] = {
     ev.JobFailed: _failed,
     ev.JobCancelled: _cancelled,
     ev.AllocationReleased: _allocation_released,
+    ev.BlobsErased: _erased,
     ev.NodeRegistered: _node_registered,
     ev.NodeChanged: _node_changed,
     ev.NodeLost: _node_lost,

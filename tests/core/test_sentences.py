@@ -101,6 +101,10 @@ SENTENCES: list[tuple[ev.Event, str]] = [
     ),
     (ev.AllocationReleased(job_id=J1, attempt=1), "what alice's job 1 (train) held is free again"),
     (
+        ev.BlobsErased(job_id=J1, digests=("ab",), by="ann", kept=("cd",), reason="a slip"),
+        "ann erased the environment and script of alice's job 1 (train) but for what others still need: a slip",
+    ),
+    (
         ev.NodeRegistered(node="n", inventory=node("n", 8)),
         "node n joined with 8 H100, 128 cores",
     ),

@@ -66,7 +66,7 @@ class House:
         await self.end()
         self._out = self.directory / f"out-{next(self._starts)}"
         with self._out.open("wb") as out:
-            self.process = subprocess.Popen(
+            self.process = subprocess.Popen(  # noqa: ASYNC220 - it must outlive a loop that is gone
                 [
                     *(sys.executable, "-m", "tests.faults.scheduler", "serve"),
                     *("--data-dir", str(self.data_dir), "--host", "127.0.0.1", "--port", "0"),
