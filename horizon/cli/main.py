@@ -55,7 +55,9 @@ SECTIONS: Final[dict[str, dict[str, Place]]] = {
         "shares": Place("shares", "Show the share tree; `shares set` changes weights and bounds."),
         "policy": Place("policy", "Show how Horizon decides; `policy set` changes it."),
         "events": Place("cluster", "Print the log of events, in sentences."),
-        "simulate": Place("simulate", "Run a trace of a real cluster through the scheduler."),
+        "simulate": Place(
+            "simulate", "Run a trace of a real cluster, or the log once more, through the scheduler."
+        ),
     },
     "The proof": {
         "verify": Place("proof", "Check the whole log, or an export of it."),

@@ -1,4 +1,4 @@
-"""Pictures of simulated traces, by matplotlib: imported only when there are pictures to draw."""
+"""Pictures of simulated traces and logs, by matplotlib: imported only when there are pictures to draw."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from horizon.service.outcomes import Outcome, SizeClass, by_size, percentile, timeline
+from horizon.service.outcomes import Measures, SizeClass, by_size, percentile, timeline
 from horizon.service.simulator import Simulation
 
 dates: Any = untyped_dates
@@ -62,7 +62,7 @@ class Drawn(NamedTuple):
     label: str
     """Of the policy."""
     simulation: Simulation
-    outcome: Outcome
+    outcome: Measures
     began: datetime | None
     """The first submission, if the trace says when it was."""
 

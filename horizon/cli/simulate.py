@@ -1,4 +1,5 @@
-"""``simulate``: what Horizon would have done with the jobs of a real trace, under one policy or several."""
+"""``simulate``: what Horizon would have done with the jobs of a real trace, under one policy or several; or
+with those of its own log, if things had been otherwise (``cli.whatif``)."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import click
 import msgspec
+from click.core import ParameterSource
 from msgspec import Struct
 
 import horizon
@@ -22,8 +24,9 @@ from horizon.cli.output import Column, print_json, print_table, show_duration
 from horizon.cli.values import Parsed
 from horizon.core import limits
 from horizon.core.policy import UNLIMITED, Order, Policy
+from horizon.core.state import SECOND_US
 from horizon.service.outcomes import BSLD_THRESHOLD_S, Outcome, outcome_of
-from horizon.service.simulator import Hardware, Instants, Limits, Simulation
+from horizon.service.simulator import ANY_TYPE, Hardware, Instants, Limits, Simulation
 from horizon.service.simulator import simulate as run_trace
 from horizon.service.traces import Trace, TraceError, load
 
@@ -47,7 +50,7 @@ def _parse_cluster(text: str) -> Hardware:
             f"{text!r} is no cluster: write NODESxGPUS or NODESxGPUS:TYPE, such as 64x8:H100, "
             f"{GPUS_MAX:,} GPUs at most in all"
         )
-    return Hardware(int(match[1]), int(match[2]), match[3] or "GPU")
+    return Hardware(int(match[1]), int(match[2]), match[3] or ANY_TYPE)
 
 
 def _parse_moment(text: str) -> Moment:
@@ -140,15 +143,23 @@ class Result(NamedTuple):
     simulation: Simulation
 
 
-@click.command(short_help="Run a trace of a real cluster through the scheduler.")
-@click.argument("trace", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.command(short_help="Run a trace of a real cluster, or the log once more, through the scheduler.")
+@click.argument("trace", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--from-log", is_flag=True, help="The log of this Horizon instead of a trace.")
 @click.option(
-    "--cluster",
-    type=_HARDWARE,
-    required=True,
-    metavar="NODESxGPUS[:TYPE]",
-    help="The cluster, as 64x8:H100.",
-)
+    "--what-if", "what_ifs", multiple=True, metavar="POLICY.toml",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="What is to be otherwise: fields of `horizon policy`, and shares. May be given more than once.",
+)  # fmt: skip
+@click.option(
+    "--export", "exported", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
+    help="With --from-log: an export of the whole log instead of the database.",
+)  # fmt: skip
+@click.option("--data-dir", metavar="DIR", help="With --from-log: whose log, if DATABASE_URL is not set.")
+@click.option(
+    "--cluster", type=_HARDWARE, metavar="NODESxGPUS[:TYPE]",
+    help="The cluster, as 64x8:H100. With --from-log one to take the place of all recorded nodes.",
+)  # fmt: skip
 @click.option(
     "--order", type=click.Choice([*map(str, Order)]), default=Order.FAIR.value, show_default=True,
     help="Who goes first: by fair shares, or who came first.",
@@ -185,9 +196,15 @@ class Result(NamedTuple):
     "--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Where to write."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print what summary.json has, one for each policy.")
+@click.pass_context
 def simulate(
-    trace: Path,
-    cluster: Hardware,
+    ctx: click.Context,
+    trace: Path | None,
+    from_log: bool,
+    what_ifs: tuple[Path, ...],
+    exported: Path | None,
+    data_dir: str | None,
+    cluster: Hardware | None,
     order: str,
     backfill: str,
     estimates: str,
@@ -199,7 +216,7 @@ def simulate(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Run a trace of a real cluster through the scheduler, on a clock of its own.
+    """Run a trace of a real cluster, or the log once more, through the scheduler, on a clock of its own.
 
     TRACE is a log in the standard workload format (SWF; processors become GPUs, groups accounts) or a csv
     file with the columns timestamp,duration,num_gpus,gpu_time,cluster (clusters become accounts; there are no
@@ -209,7 +226,31 @@ def simulate(
     Writes into --out: jobs.csv (when each job was submitted, started and ended, in seconds from the first
     submission), summary.json, and pictures of waits by size, of utilisation and queue over time and, with
     --compare, of the policies side by side; the results of other policies go into folders of their own.
+
+    With --from-log the recorded history is gone through once more: what people asked for, and the nodes, as
+    they are recorded; what Horizon decides under what --what-if and --cluster say, or, without either, as it
+    was, which gives what is recorded. A file says what is to be otherwise, all else stays as it was:
+
+    \b
+      reservation_depth = "easy"
+      preemption = false
+      [shares."research/nlp"]
+      weight = 2
+      max_gpus = 16
     """
+    if from_log:
+        from horizon.cli import places, whatif
+
+        _refuse(ctx, _TRACE_ONLY, "is for traces, not for the log")
+        directory = places.data_directory(data_dir or ctx.find_root().obj["data_dir"])
+        source = whatif.Source(directory, exported, _us(since), _us(until, whole_day=True))
+        whatif.run(source, what_ifs, cluster, out, as_json)
+        return
+    _refuse(ctx, _LOG_ONLY, "is for the log: give --from-log")
+    if trace is None:
+        raise click.UsageError("there is nothing to simulate: name a TRACE, or give --from-log")
+    if cluster is None:
+        raise click.UsageError("Missing option '--cluster': say what the trace is to run on, as 64x8:H100")
     contenders = _contenders(f"{order}/{backfill}/{estimates}", others)
     part = _part_of(_loaded(trace), since, until, limit)
     setting = _setting(part, cluster, Instants(instants))
@@ -224,6 +265,29 @@ def simulate(
 
 
 # --- what to simulate ---------------------------------------------------------------------------------
+
+_TRACE_ONLY: Final = {
+    "trace": "TRACE",
+    "order": "--order",
+    "backfill": "--backfill",
+    "estimates": "--estimates",
+    "instants": "--events",
+    "limit": "--limit",
+    "others": "--compare",
+}
+_LOG_ONLY: Final = {"what_ifs": "--what-if", "exported": "--export", "data_dir": "--data-dir"}
+
+
+def _refuse(ctx: click.Context, options: dict[str, str], why: str) -> None:
+    """Options that would mean nothing here."""
+    for parameter, name in options.items():
+        if ctx.get_parameter_source(parameter) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{name} {why}")
+
+
+def _us(moment: Moment | None, whole_day: bool = False) -> int | None:
+    """In microseconds since 1970; of a day that is meant as a whole its end."""
+    return None if moment is None else (moment[0] + 86_400 * (whole_day and moment[1])) * SECOND_US
 
 
 def _contenders(first: str, others: Sequence[str]) -> list[Contender]:
@@ -311,7 +375,7 @@ def _setting(trace: Trace, cluster: Hardware, instants: Instants) -> Setting:
 
 
 def _simulated(trace: Trace, setting: Setting, contender: Contender) -> Result:
-    with _progress(contender.label, len(trace.jobs)) as progress:
+    with progress_bar(contender.label, len(trace.jobs), "jobs") as progress:
         simulation = run_trace(
             trace.jobs, setting.cluster, contender.policy, contender.limits, setting.events, progress
         )
@@ -324,20 +388,20 @@ def _simulated(trace: Trace, setting: Setting, contender: Contender) -> Result:
 
 
 @contextmanager
-def _progress(label: str, jobs: int) -> Iterator[Callable[[int], None]]:
+def progress_bar(label: str, total: int, what: str) -> Iterator[Callable[[int], None]]:
     """A bar on a terminal; nothing elsewhere."""
     if not sys.stderr.isatty():
-        yield lambda ended: None
+        yield lambda done: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     with Progress(
-        *columns, TextColumn("jobs"), TimeRemainingColumn(), console=Console(stderr=True), transient=True
+        *columns, TextColumn(what), TimeRemainingColumn(), console=Console(stderr=True), transient=True
     ) as progress:
-        task = progress.add_task(label, total=jobs)
-        yield lambda ended: progress.update(task, completed=ended)
+        task = progress.add_task(label, total=total)
+        yield lambda done: progress.update(task, completed=done)
 
 
 # --- showing --------------------------------------------------------------------------------------------

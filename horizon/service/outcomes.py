@@ -65,23 +65,28 @@ class PlannedStarts(Struct, frozen=True):
     """How long before the planned start it was planned."""
 
 
-class Outcome(Struct, frozen=True):
-    """All of it."""
+class Measures(Struct, frozen=True, kw_only=True):
+    """What policies are compared by."""
 
     jobs: int
     """That ran."""
+    wait_s: Spread
+    bounded_slowdown: Spread
+    utilisation: float
+    """Device-seconds used of those there were."""
+    fairness: Fairness
+
+
+class Outcome(Measures, frozen=True, kw_only=True):
+    """All of it; utilisation is that of the makespan."""
+
     too_large: list[str]
     """Jobs left out since the cluster can never hold them."""
     never_started: list[str]
-    wait_s: Spread
-    bounded_slowdown: Spread
     mean_completion_s: float
     """From submission to end."""
     makespan_s: int
     """From the first submission to the last end."""
-    utilisation: float
-    """Device-seconds used of those there were during the makespan."""
-    fairness: Fairness
     planned_starts: PlannedStarts
 
 

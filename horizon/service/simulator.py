@@ -29,6 +29,9 @@ BEGIN_US: Final = 1_000_000_000 * SECOND_US
 PROGRESS_JOBS: Final = 250
 """Ended jobs from one call for progress to the next."""
 
+ANY_TYPE: Final = "GPU"
+"""The type of the GPUs where it makes no difference."""
+
 _WORLD: Final = "trace"
 """The actor of all that does not come from a cycle."""
 _CYCLE: Final = "scheduler"
@@ -60,7 +63,7 @@ class Hardware(Struct, frozen=True):
 
     nodes: int
     gpus_per_node: int
-    gpu_type: str = "GPU"
+    gpu_type: str = ANY_TYPE
 
     @property
     def gpus_total(self) -> int:

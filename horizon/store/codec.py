@@ -115,3 +115,25 @@ def check_link(recorded: Stored, position: int, previous: bytes) -> None:
         raise Corrupt(f"the log has a gap: after {position - 1} comes {recorded.position}")
     if header_hash(recorded, previous) != recorded.hash:
         raise Corrupt(f"event {position} has been changed, or the one before it: its hash does not match")
+
+
+def open_stored(stored: Stored, position: int, previous: bytes) -> Recorded:
+    """The event that is the next in the chain, in its envelope but without the bytes that were hashed."""
+    check_link(stored, position, previous)
+    event = open_payload(position, stored.type, stored.schema_version, stored.payload)
+    return Recorded(
+        position,
+        stored.recorded_at_us,
+        stored.epoch,
+        stored.type,
+        stored.schema_version,
+        stored.stream,
+        stored.stream_version,
+        stored.actor,
+        stored.command_id,
+        stored.correlation_id,
+        stored.causation,
+        b"",
+        stored.hash,
+        event,
+    )
