@@ -144,7 +144,7 @@ def _lost(gpu_us: int) -> str:
 
 
 def _erased(state: State, event: ev.BlobsErased, actor: str) -> str:
-    kept = " but for what others still need" if event.kept else ""
+    kept = " but for what others need" if event.kept else ""
     gave = f"the environment and script of {_job(state, event.job_id)}"
     return f"{event.by} erased {gave}{kept}{_because(event.reason)}"
 

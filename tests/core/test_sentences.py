@@ -102,7 +102,7 @@ SENTENCES: list[tuple[ev.Event, str]] = [
     (ev.AllocationReleased(job_id=J1, attempt=1), "what alice's job 1 (train) held is free again"),
     (
         ev.BlobsErased(job_id=J1, digests=("ab",), by="ann", kept=("cd",), reason="a slip"),
-        "ann erased the environment and script of alice's job 1 (train) but for what others still need: a slip",
+        "ann erased the environment and script of alice's job 1 (train) but for what others need: a slip",
     ),
     (
         ev.NodeRegistered(node="n", inventory=node("n", 8)),
