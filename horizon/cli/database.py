@@ -13,7 +13,9 @@ import click
 
 from horizon.cli import exits, lock
 from horizon.cli.exits import CliError
+from horizon.service.verify import StoredEvents, Unsound
 from horizon.store.embedded import EmbeddedPostgres
+from horizon.store.export import ExportFile
 from horizon.store.port import StoreError
 from horizon.store.reader import LogReader
 
@@ -36,6 +38,26 @@ async def log_reader(directory: Path) -> AsyncIterator[LogReader]:
             yield reader
     except StoreError as error:
         raise CliError(str(error)) from error
+
+
+@asynccontextmanager
+async def log_events(directory: Path, exported: Path | None) -> AsyncIterator[tuple[StoredEvents, int]]:
+    """The events of a whole log and how many there are: from an export, or like ``log_reader``.
+
+    What is wrong with it becomes a ``CliError``, while they are read, too.
+    """
+    try:
+        if exported is None:
+            async with log_reader(directory) as reader:
+                yield reader, (await reader.head()).position
+            return
+        file = ExportFile(exported)
+        header = file.header()
+        if header.from_ != 1:
+            raise CliError(f"{exported} begins at {header.from_}: a fold begins at 1", exits.USAGE)
+        yield file, header.to
+    except (StoreError, Unsound) as error:
+        raise CliError(f"the log cannot be folded: {error}") from error
 
 
 async def _embedded(directory: Path, parts: AsyncExitStack) -> str:

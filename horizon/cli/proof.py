@@ -103,7 +103,7 @@ def verify(
         raise CliError("name the key to check it with: --key PUB, as `horizon keys` shows it", exits.USAGE)
     options = [*(f"--key={key}" for key in keys), *(f"--checkpoint={path}" for path in kept)]
     return auditor.main([exported, *options]) or (
-        asyncio.run(_decide_again(exported)) if decisions else exits.OK
+        asyncio.run(_decide_again(directory, exported)) if decisions else exits.OK
     )
 
 
@@ -144,23 +144,14 @@ async def _verify(directory: Path, files: list[Path], keys: list[VerifyKey], wit
     return exits.OK if decisions is None else _say_decisions(decisions)
 
 
-async def _decide_again(exported: str) -> int:
+async def _decide_again(directory: Path, exported: str) -> int:
     """Of an export that the auditor has found to hold."""
-    from horizon.cli.database import progress_printer
-    from horizon.service.verify import Decisions, Unsound, fold_checked
-    from horizon.store.export import ExportFile
-    from horizon.store.port import Corrupt
+    from horizon.cli.database import log_events, progress_printer
+    from horizon.service.verify import Decisions, fold_checked
 
     decisions = Decisions()
-    try:
-        file = ExportFile(Path(exported))
-        header = file.header()
-        if header.from_ != 1:
-            what = "decisions are run again on what led to them, so from 1"
-            raise CliError(f"{exported} begins at {header.from_}: {what}", exits.USAGE)
-        await fold_checked(file, header.to, progress_printer("running cycles again"), decisions)
-    except (Corrupt, Unsound) as error:
-        raise CliError(f"{exported} cannot be folded: {error}") from error
+    async with log_events(directory, Path(exported)) as (log, end):
+        await fold_checked(log, end, progress_printer("running cycles again"), decisions)
     return _say_decisions(decisions)
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -56,7 +55,13 @@ class Then(NamedTuple):
 @click.option(
     "--diff", nargs=2, type=AT, metavar="POSITION|TIME POSITION|TIME", help="What changed between the two."
 )
-@click.option("--export", "exported", metavar="FILE", help="Fold this export instead of the database.")
+@click.option(
+    "--export",
+    "exported",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Fold this export instead of the database.",
+)
 @click.option("--data-dir", metavar="DIR", help="Whose embedded Postgres, if DATABASE_URL is not set.")
 @json_option
 @click.pass_context
@@ -64,7 +69,7 @@ def replay(
     ctx: click.Context,
     until: str | None,
     diff: tuple[str, str] | None,
-    exported: str | None,
+    exported: Path | None,
     data_dir: str | None,
     as_json: bool,
 ) -> None:
@@ -85,28 +90,6 @@ def replay(
 
 
 # --- reading ------------------------------------------------------------------------------------------
-
-
-@asynccontextmanager
-async def _log(directory: Path, exported: str | None) -> AsyncIterator[tuple[StoredEvents, int]]:
-    """A log and how many events it has; whatever is wrong with it becomes a ``CliError``."""
-    from horizon.cli.database import log_reader
-    from horizon.service.verify import Unsound
-    from horizon.store.export import ExportFile
-    from horizon.store.port import StoreError
-
-    try:
-        if exported is None:
-            async with log_reader(directory) as reader:
-                yield reader, (await reader.head()).position
-            return
-        file = ExportFile(Path(exported))
-        header = file.header()
-        if header.from_ != 1:
-            raise CliError(f"{exported} begins at {header.from_}: a fold begins at 1", exits.USAGE)
-        yield file, header.to
-    except (StoreError, Unsound) as error:
-        raise CliError(f"the log cannot be folded: {error}") from error
 
 
 def _moment(text: str, end: int) -> Moment:
@@ -130,13 +113,14 @@ async def _fold(log: StoredEvents, end: int, looks: list[tuple[Moment, Look]]) -
 # --- the system as it was -----------------------------------------------------------------------------
 
 
-async def _show_state(directory: Path, exported: str | None, until: str | None, as_json: bool) -> None:
+async def _show_state(directory: Path, exported: Path | None, until: str | None, as_json: bool) -> None:
     from horizon.api.state import state_body
+    from horizon.cli.database import log_events
     from horizon.core.state import digest
     from horizon.service.replay import Moment
 
     found: list[tuple[State, int]] = []
-    async with _log(directory, exported) as (log, end):
+    async with log_events(directory, exported) as (log, end):
         moment = Moment(end, None) if until is None else _moment(until, end)
         await _fold(log, end, [(moment, lambda state, now_us: found.append((state, now_us)))])
     ((state, now_us),) = found
@@ -191,7 +175,8 @@ def _print_holding(jobs: list[dict[str, Any]]) -> None:
 # --- what changed -------------------------------------------------------------------------------------
 
 
-async def _show_changes(directory: Path, exported: str | None, diff: tuple[str, str], as_json: bool) -> None:
+async def _show_changes(directory: Path, exported: Path | None, diff: tuple[str, str], as_json: bool) -> None:
+    from horizon.cli.database import log_events
     from horizon.core.changes import Picture, changes, picture
     from horizon.core.state import digest
 
@@ -207,7 +192,7 @@ async def _show_changes(directory: Path, exported: str | None, diff: tuple[str, 
         else:
             pictures.append(picture(state, now_us))
 
-    async with _log(directory, exported) as (log, end):
+    async with log_events(directory, exported) as (log, end):
         await _fold(log, end, [(_moment(text, end), look) for text in diff])
     if as_json:
         told = [{name: getattr(one, name) for name in one.__struct_fields__} for one in different]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import csv
-import gzip
-import zlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +16,7 @@ from msgspec import Struct
 import horizon
 from horizon.cli import exits
 from horizon.cli.changes import read_changes
-from horizon.cli.database import log_reader, progress_printer
+from horizon.cli.database import log_events, progress_printer
 from horizon.cli.exits import CliError
 from horizon.cli.output import Column, print_json, print_table, show_duration
 from horizon.cli.simulate import NAMED_MAX, progress_bar
@@ -37,12 +35,10 @@ from horizon.service.course import (
 from horizon.service.simulator import ANY_TYPE, Hardware
 from horizon.service.whatif import BadChange, Change, ShareChange, WhatIf, what_if
 from horizon.store import codec
-from horizon.store.export import stored_in
-from horizon.store.port import GENESIS_HASH, Corrupt
+from horizon.store.port import GENESIS_HASH
 
 RECORDED: Final = "recorded"
 USERS_SHOWN: Final = 10
-_GZIP_MAGIC: Final = b"\x1f\x8b"
 
 
 class Source(NamedTuple):
@@ -127,7 +123,7 @@ def run(
 ) -> None:
     """Go through the log once more for each file, and show what came of it beside the record."""
     asked = _asked(files, cluster)
-    log = _read(source)
+    log = asyncio.run(_read(source))
     recorded = course_of(log)
     bounds = _bounds(source, recorded)
     part = LogPart(
@@ -187,40 +183,17 @@ def _moment(us: int) -> str:
 # --- reading --------------------------------------------------------------------------------------------
 
 
-def _read(source: Source) -> list[Recorded]:
+async def _read(source: Source) -> list[Recorded]:
     """The whole log, its chain checked. ``CliError`` when it is none, does not hold, or is empty."""
-    try:
-        log = _exported(source.exported) if source.exported else asyncio.run(_from_database(source.directory))
-    except Corrupt as error:
-        where = f"{source.exported}: " if source.exported else "the log does not hold: "
-        raise CliError(f"{where}{error}") from error
-    if not log:
-        raise CliError("the log is empty: there is no history to go through")
-    return log
-
-
-async def _from_database(directory: Path) -> list[Recorded]:
     log: list[Recorded] = []
     progress = progress_printer("reading the log")
-    async with log_reader(directory) as reader:
-        head = await reader.head()
-        async for chunk in reader.stored(0, head.position):
+    async with log_events(source.directory, source.exported) as (events, end):
+        async for chunk in events.stored(0, end):
             for stored in chunk:
                 log.append(codec.open_stored(stored, len(log) + 1, log[-1].hash if log else GENESIS_HASH))
-            progress(len(log), head.position)
-    return log
-
-
-def _exported(path: Path) -> list[Recorded]:
-    log: list[Recorded] = []
-    try:
-        with path.open("rb") as file:
-            packed = file.read(2) == _GZIP_MAGIC
-            file.seek(0)
-            for stored in stored_in(gzip.GzipFile(fileobj=file) if packed else file):
-                log.append(codec.open_stored(stored, len(log) + 1, log[-1].hash if log else GENESIS_HASH))
-    except (OSError, EOFError, zlib.error) as error:
-        raise CliError(f"{path} cannot be read: {error}") from error
+            progress(len(log), end)
+    if not log:
+        raise CliError("the log is empty: there is no history to go through")
     return log
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -42,11 +42,6 @@ class Header(Struct, rename={"from_": "from"}):
     tip: str
 
 
-class Ending(Struct):
-    end: bool
-    events: int
-
-
 class Line(Struct):
     """An event; bytes in hex, but for the payload."""
 
@@ -63,11 +58,6 @@ class Line(Struct):
     causation: int
     payload: str
     hash: str
-
-
-_decode_header: Final = msgspec.json.Decoder(Header).decode
-_decode_line: Final = msgspec.json.Decoder(Line).decode
-_decode_end: Final = msgspec.json.Decoder(Ending).decode
 
 
 def line_of(stored: Stored, payload: str) -> Line:
@@ -95,49 +85,6 @@ def event_line(stored: Stored) -> bytes:
     except UnicodeDecodeError:  # nothing Horizon ever wrote, so somebody else did: it must be seen as it is
         payload = stored.payload.decode("utf-8", "surrogateescape")
         return json.dumps(msgspec.to_builtins(line_of(stored, payload)), separators=(",", ":")).encode()
-
-
-def stored_in(lines: Iterable[bytes]) -> Iterator[Stored]:
-    """The events of an export, as they are written; nothing is checked but that it is one and is whole.
-
-    Raises ``Corrupt`` with the line. For one that begins behind the first event, too: it cannot be folded.
-    """
-    number, events, ended = 0, 0, False
-    try:
-        for number, line in enumerate(lines, 1):
-            if number == 1:
-                first = _decode_header(line).from_
-                if first != 1:
-                    raise Corrupt(f"it begins with event {first}; only a whole log can be folded")
-            elif line.startswith(b'{"checkpoint"'):
-                continue
-            elif line.startswith(b'{"end"'):
-                ended = _decode_end(line).events == events
-            else:
-                yield _stored(_decode_line(line))
-                events += 1
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise Corrupt(f"line {number} is none of an export: {error}") from error
-    if not ended:
-        raise Corrupt(f"it is cut off after {events} events")
-
-
-def _stored(line: Line) -> Stored:
-    return Stored(
-        line.position,
-        line.recorded_at_us,
-        line.epoch,
-        line.type,
-        line.schema_version,
-        line.stream,
-        line.stream_version,
-        line.actor,
-        bytes.fromhex(line.command_id),
-        bytes.fromhex(line.correlation_id),
-        line.causation,
-        line.payload.encode(),
-        bytes.fromhex(line.hash),
-    )
 
 
 def checkpoint_line(signed: Signed) -> bytes:
@@ -238,8 +185,10 @@ class ExportFile:
         """The events behind a position up to another, in their order, some at a time."""
         self.header()
         chunk: list[Stored] = []
+        whole = False
         for number, line in enumerate(self._lines(), start=1):
-            if number == 1 or line.startswith((b'{"checkpoint":', b'{"end":')):
+            whole = line.startswith(b'{"end":')
+            if number == 1 or whole or line.startswith(b'{"checkpoint":'):
                 continue
             try:
                 stored = _stored(msgspec.json.decode(line, type=Line))
@@ -250,6 +199,8 @@ class ExportFile:
             if len(chunk) == CHUNK_EVENTS:
                 yield chunk
                 chunk = []
+        if not whole:
+            raise Corrupt(f"{self._path} is cut off: its last line is missing")
         if chunk:
             yield chunk
 

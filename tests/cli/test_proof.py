@@ -58,7 +58,7 @@ def test_the_log_is_verified_while_horizon_runs_and_after(start_up: Callable[...
     up.ok("export", "--from", "2", "--out", str(home / "part.jsonl"))
     part = up.run("verify", "--decisions", "--export", str(home / "part.jsonl"))
     assert part.returncode == 2
-    assert "decisions are run again on what led to them, so from 1" in part.stderr
+    assert "begins at 2: a fold begins at 1" in part.stderr
     up.ok("keys", "rotate")
     assert "under 1 key" in up.ok("verify"), "the log does not know the new key yet"
     up.stop()

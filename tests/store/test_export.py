@@ -175,6 +175,7 @@ async def test_a_file_that_is_cut_off_or_missing_says_so(exported: Path, tmp_pat
     packed = gzip.compress(exported.read_bytes())  # noqa: ASYNC240
     (tmp_path / "cut.gz").write_bytes(packed[: len(packed) // 2])
     (tmp_path / "empty").write_bytes(b"")
-    for name in ("cut.gz", "empty", "missing"):
+    (tmp_path / "endless").write_bytes(gzip.decompress(packed).rsplit(b'{"end"', 1)[0])
+    for name in ("cut.gz", "empty", "endless", "missing"):
         with pytest.raises(Corrupt, match=name):
             await events_of(ExportFile(tmp_path / name))
