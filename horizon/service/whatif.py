@@ -388,10 +388,13 @@ class _Replay:
         self._course = Course()
         self._at = 0
         """How many of the log's events have been gone through."""
+        self._cycle = Cycle((), 0, False)
+        """The last one, recorded or not, and its moment:"""
         self._asked_us = 0
-        """The moment of the last cycle, recorded or not."""
-        self._again_us: int | None = None
-        """When time alone may let something start, as that cycle said."""
+        self._due = False
+        """Whether something has happened since by which a job may start that could not before."""
+        self._queued = 0
+        """How many jobs stood in the queue after the last event."""
         self._cycles = 0
         self._diverged = self._diverged_us = 0
         self._now_us = 0
@@ -437,7 +440,7 @@ class _Replay:
     def _begin(self) -> None:
         """From here on things are otherwise."""
         at_us = max(self._since_us, self._state.recorded_at_us) or self._log[0].recorded_at_us
-        self._asked_us = at_us
+        self._asked_us, self._due = at_us, True
         self._record(self._change.settings(self._state, self._recorded), "what if", at_us)
         if self._change.cluster is not None:
             inventories = list(nodes_like(self._change.cluster, self._recorded.inventories.values()))
@@ -458,7 +461,7 @@ class _Replay:
                 self._follow_cycle()
             else:
                 self._follow_event()
-        if not self._diverged:
+        if self._due and not self._diverged:
             self._ask(at_us)
 
     def _follow_event(self) -> None:
@@ -495,9 +498,8 @@ class _Replay:
     def _ask_before(self, at_us: int) -> None:
         """Ask at the moments before this one at which time alone may let something start."""
         while self._twin is not None:
-            moments = (self._state.next_deadline_us(), self._again_us)
-            next_us = min((one for one in moments if one is not None and one > self._asked_us), default=at_us)
-            if next_us >= at_us:
+            next_us = self._alone_us()
+            if next_us is None or next_us >= at_us:
                 return
             self._ask(next_us)
 
@@ -512,10 +514,10 @@ class _Replay:
             self._diverge(at_us, cycle)
 
     def _schedule(self, now_us: int) -> Cycle:
-        cycle = schedule(self._state, now_us)
+        self._cycle = schedule(self._state, now_us)
         self._cycles += 1
-        self._asked_us, self._again_us = now_us, cycle.again_us
-        return cycle
+        self._asked_us, self._due = now_us, self._cycle.more
+        return self._cycle
 
     # --- once it goes otherwise -------------------------------------------------------------------------
 
@@ -551,28 +553,34 @@ class _Replay:
         self._decide_all()
         while (moment_us := self._next_moment()) is not None and moment_us <= end_us:
             self._now_us = moment_us
+            alone_us = self._alone_us()
+            self._due = self._due or (alone_us is not None and alone_us <= moment_us)
             while self._reports and self._reports[0][0] <= moment_us:
                 self._hand_in()
             while self._at < len(self._log) and self._log[self._at].recorded_at_us <= moment_us:
                 self._repeat(self._log[self._at])
                 self._pass_on()
-            self._decide_all()
+            if self._due:
+                self._decide_all()
 
     def _next_moment(self) -> int | None:
         moments = [self._reports[0][0]] if self._reports else []
         if self._at < len(self._log):
             moments.append(self._log[self._at].recorded_at_us)
-        alone = (self._state.next_deadline_us(), self._again_us)
-        moments += [at_us for at_us in alone if at_us is not None and at_us > self._asked_us]
+        alone_us = self._alone_us()
+        moments += [] if alone_us is None else [alone_us]
         return max(self._now_us, min(moments)) if moments else None
+
+    def _alone_us(self) -> int | None:
+        """When time alone may next let something start, or end."""
+        moments = (self._state.next_deadline_us(), self._cycle.again_us)
+        return min((one for one in moments if one is not None and one > self._asked_us), default=None)
 
     def _decide_all(self) -> None:
         """Cycles at this moment until there is nothing more to decide."""
-        more = True
-        while more:
-            cycle = self._schedule(self._now_us)
-            self._take(cycle.events)
-            more = cycle.more or any(type(event) in _OPENING for event in cycle.events)
+        self._due = True
+        while self._due:
+            self._take(self._schedule(self._now_us).events)
 
     def _take(self, events: Iterable[ev.Event]) -> None:
         self._record(events, SCHEDULER, self._now_us)
@@ -708,6 +716,7 @@ class _Replay:
         if event is recorded.event and (recorded.position, recorded.stream_version) == place:
             evolve(state, recorded)
             self._course.see(event, recorded.recorded_at_us)
+            self._note(event)
         else:
             self._record((event,), recorded.actor, recorded.recorded_at_us, recorded)
 
@@ -736,8 +745,20 @@ class _Replay:
             )
             evolve(state, recorded)
             self._course.see(event, at_us)
+            self._note(event)
             if self._diverged:
                 self._watch(event)
+
+    def _note(self, event: ev.Event) -> None:
+        """Whether a cycle is to follow; a submission needs none if the last one says why it would wait, and
+        what may have let others into the queue needs one if it has."""
+        state, queued = self._state, self._queued
+        self._queued = len(state.queue)
+        if type(event) is ev.JobSubmitted:
+            job = state.numbered[event.number - 1]
+            self._due = self._due or not self._cycle.settles(state, job)
+        elif type(event) not in _QUIET or self._queued > queued or state.doomed:
+            self._due = True
 
 
 def _cycle_of(event: ev.Event) -> int:
@@ -762,8 +783,25 @@ def _decisions(events: Iterable[ev.Event]) -> list[tuple[Any, ...]]:
     return found
 
 
-_OPENING: Final = frozenset({ev.JobReleased, ev.JobFailed, ev.BookingEnded})
-"""Of what a cycle decides that by which something else may start at once."""
+_QUIET: Final = frozenset(
+    {
+        ev.JobScheduled,
+        ev.JobReserved,
+        ev.JobStarted,
+        ev.CheckpointRecorded,
+        ev.PreemptionRequested,
+        ev.TimeLimitReached,
+        ev.RequeueRequested,
+        ev.AllocationOverdue,
+        ev.JobPreempted,
+        ev.JobCompleted,
+        ev.JobFailed,
+        ev.LeaderElected,
+        ev.SigningKeySet,
+    }
+)
+"""After these no job may start that could not before, unless it comes to stand in the queue by them: nor does
+the engine run a cycle then."""
 
 _ASKED: Final[dict[type[ev.Event], Callable[[Any], cmd.Command]]] = {
     ev.JobHeld: lambda event: cmd.Update(event.job_id, hold=True),

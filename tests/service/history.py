@@ -11,6 +11,7 @@ from horizon.core import commands as cmd
 from horizon.core import events as ev
 from horizon.core.model import Exit, JobState, Priority
 from horizon.core.policy import Policy
+from horizon.service.engine import _WORTH_A_CYCLE
 from tests.core.spec import OK, SECOND, World, given, job_id, node, spec
 
 NODES = 2
@@ -44,6 +45,7 @@ class History:
         self.made = 0
         self._asked: dict[tuple[str, int], bool] = {}
         self.again_us: int | None = None
+        self.due = False
         self.world.when(cmd.SetPolicy(policy or self._policy()))
         for _ in range(jobs):
             self.at(self.chance.randrange(1, jobs * 25 * SECOND), self._submit)
@@ -54,10 +56,25 @@ class History:
         world = self.world
         while (moment_us := self._next()) is not None and moment_us < self.end_us:
             world.now_us = moment_us
+            if self.again_us is not None and self.again_us <= moment_us:
+                self.due = True
             while self.heap and self.heap[0][0] <= moment_us:
+                seen = len(world.log)
                 heappop(self.heap)[2]()
-            self._cycles()
+                self._note(seen)
+            deadline_us = world.state.next_deadline_us()
+            if self.due or (deadline_us is not None and deadline_us <= moment_us):
+                self._cycles()
         return world
+
+    def _note(self, seen: int) -> None:
+        """A cycle is due when it is for an engine."""
+        state = self.world.state
+        for recorded in self.world.log[seen:]:
+            if isinstance(recorded.event, ev.JobSubmitted):
+                self.due |= not self.world.last_cycle.settles(state, state.numbered[-1])
+            else:
+                self.due |= type(recorded.event) in _WORTH_A_CYCLE
 
     def at(self, after_us: int, action: Callable[[], object]) -> None:
         self.made += 1
@@ -109,12 +126,12 @@ class History:
         self._stop_what_is_to_stop()
 
     def _cycles(self) -> None:
-        more = True
-        while more:
+        self.due = True
+        while self.due:
+            seen = len(self.world.log)
             self.world.cycle()
-            self.again_us = self.world.last_cycle.again_us
-            released = any(type(event) is ev.JobReleased for event in self.world.happened)
-            more = self.world.last_cycle.more or released  # as the engine does
+            self.again_us, self.due = self.world.last_cycle.again_us, self.world.last_cycle.more
+            self._note(seen)
             for event in self.world.happened:
                 if isinstance(event, ev.JobScheduled):
                     self._launch(event.job_id, event.attempt)
