@@ -18,8 +18,9 @@ from horizon.executors.inventory import simulated
 from horizon.executors.local import LocalExecutor
 from horizon.service.clock import Ids, SystemClock
 from horizon.service.engine import Engine
-from horizon.service.recovery import fold_log
+from horizon.service.verify import Decisions, verify
 from horizon.store.postgres import PostgresStore
+from horizon.store.reader import LogReader
 
 TOKEN = "a-token-for-tests"
 PATIENCE_S = 20.0
@@ -87,16 +88,20 @@ class Scheduler:
         await self.runner.cleanup()
 
     async def stop_checked(self) -> None:
-        """Stop, and prove that folding the log gives the state that was lived in."""
+        """Stop, and prove that folding the log gives the state that was lived in, and that every cycle is
+        decided again as it was."""
         await self.cancel_all()
         await self.quiet()
         live = digest(self.engine.state)
         await self.stop()
-        store = PostgresStore(self.dsn)
-        head = await store.open()
-        folded = await fold_log(store, head)
-        await store.close()
-        assert digest(folded) == live, "fold(log) is not the live state"
+        reader, decisions = LogReader(self.dsn), Decisions()
+        await reader.open()
+        try:
+            found = await verify(reader, [], [], lambda done, total: None, decisions)
+        finally:
+            await reader.close()
+        assert found.digest == live, "fold(log) is not the live state"
+        assert decisions.differences == [], "decided otherwise on the folded log"
 
     async def cancel_all(self) -> None:
         for job in list(self.engine.state.jobs.values()):
