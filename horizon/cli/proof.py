@@ -168,8 +168,9 @@ def _say_decisions(found: Decisions) -> int:
         click.echo(f"cycle {one.cycle:,} differs at position {one.position:,}")
         click.echo(f"  recorded  {clean(one.recorded)} (by Horizon {clean(one.version) or 'unknown'})")
         click.echo(f"  run again {clean(one.decided)} (by Horizon {horizon.__version__})")
-        if one.fields:
-            click.echo(f"  in        {', '.join(one.fields)}")
+        for name, (recorded, decided) in one.fields.items():
+            texts = (msgspec.json.encode(value).decode() for value in (recorded, decided))
+            click.echo(clean(f"  {name}: {', run again '.join(texts)}"))
     if rerun.differing > len(found.differences):
         click.echo(f"and {_cycles(rerun.differing - len(found.differences))} more")
     return exits.FAILED if rerun.differing else exits.OK

@@ -8,14 +8,15 @@ a command decided names no cycle, and a cycle that decided nothing leaves no eve
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 from msgspec import Struct
 from msgspec.structs import astuple
 
 from horizon.core import events as ev
-from horizon.core.model import Placement
+from horizon.core.model import SCHEDULER
 from horizon.core.schedule import DECISIONS, schedule
+from horizon.core.sentences import told
 from horizon.core.state import State
 from horizon.core.words import moment
 
@@ -32,8 +33,8 @@ class Difference(Struct, frozen=True):
     """What the log says was decided, in words,"""
     decided: str
     """and what is decided when it is run again."""
-    fields: tuple[str, ...]
-    """Where both are about the same thing: what of it differs."""
+    fields: dict[str, tuple[Any, Any]]
+    """Where both are about the same thing: what of it differs, as recorded and as decided."""
     version: str
     """Of the program that recorded it; empty when the log does not say."""
 
@@ -103,63 +104,27 @@ class Rerun:
         if expected == event:
             self.events += 1
             return []
-        decided = NOTHING if expected is None else sentence(state, expected)
-        fields = () if expected is None else _differing(event, expected)
-        return [self._differs(position, sentence(state, event), decided, fields)]
+        decided = NOTHING if expected is None else told(state, expected, SCHEDULER)
+        fields = {} if expected is None else _differing(event, expected)
+        return [self._differs(position, told(state, event, SCHEDULER), decided, fields)]
 
     def _close(self, state: State, position: int) -> list[Difference]:
         missing = None if self._due is None else next(self._due, None)
         self._due = None
-        return [] if missing is None else [self._differs(position, NOTHING, sentence(state, missing))]
+        return [] if missing is None else [self._differs(position, NOTHING, told(state, missing, SCHEDULER))]
 
     def _differs(
-        self, position: int, recorded: str, decided: str, fields: tuple[str, ...] = ()
+        self, position: int, recorded: str, decided: str, fields: dict[str, tuple[Any, Any]] | None = None
     ) -> Difference:
         """What follows in the cycle hangs on what came before: it is not compared any more."""
         self._due = None
         self.differing += 1
-        return Difference(self._cycle, position, recorded, decided, fields, self._version)
+        return Difference(self._cycle, position, recorded, decided, fields or {}, self._version)
 
 
-def _differing(one: ev.Event, other: ev.Event) -> tuple[str, ...]:
+def _differing(one: ev.Event, other: ev.Event) -> dict[str, tuple[Any, Any]]:
     """The fields that differ between two events about the same; none for events that are not."""
     if type(one) is not type(other) or one.stream != other.stream:
-        return ()
+        return {}
     pairs = zip(one.__struct_fields__, astuple(one), astuple(other), strict=True)
-    return tuple(name for name, mine, theirs in pairs if mine != theirs)
-
-
-def sentence(state: State, event: ev.Event) -> str:
-    """What a cycle decided, in words."""
-    match event:
-        case ev.BookingEnded():
-            return f"booking {event.booking} is over"
-        case ev.JobScheduled():
-            where = ", ".join(map(_place, event.allocation))
-            return f"{_job(state, event.job_id)} starts on {where} by {event.cause}, rank {event.rank}"
-        case ev.JobReserved():
-            start = f"at {moment(event.start_us)} on {', '.join(event.nodes)}"
-            return f"{_job(state, event.job_id)} is planned to start {start}"
-        case ev.PreemptionRequested():
-            return f"{_job(state, event.job_id)} is to make way for {_job(state, event.by)}: {event.reason}"
-        case ev.RequeueRequested():
-            return f"{_job(state, event.job_id)} is to go back to the queue: {event.by}"
-        case ev.TimeLimitReached():
-            return f"{_job(state, event.job_id)} has reached its time limit of {event.time_limit_s} s"
-        case ev.AllocationOverdue():
-            until = moment(event.until_us)
-            return f"what {_job(state, event.job_id)} holds is overdue, and expected by {until}"
-        case ev.JobReleased():
-            return f"the begin time of {_job(state, event.job_id)} has come"
-        case ev.JobFailed():
-            return f"{_job(state, event.job_id)} fails: {event.reason}"
-    raise AssertionError(f"no cycle decides a {type(event).__name__}")
-
-
-def _place(placement: Placement) -> str:
-    return f"{placement.node} ({', '.join(placement.gpu_ids) or f'{placement.cpu_cores} cores'})"
-
-
-def _job(state: State, id: str) -> str:
-    job = state.jobs.get(id)
-    return f"job {id}, which is not there," if job is None else f"job {job.number}"
+    return {name: (mine, theirs) for name, mine, theirs in pairs if mine != theirs}

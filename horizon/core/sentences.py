@@ -21,7 +21,12 @@ _GPU_HOUR_US: Final = 3_600 * SECOND_US
 
 def sentence(state: State, recorded: ev.Recorded) -> str:
     """What happened, without a full stop. O(what it names)."""
-    return _SENTENCES[type(recorded.event)](state, recorded.event, recorded.actor)
+    return told(state, recorded.event, recorded.actor)
+
+
+def told(state: State, event: ev.Event, actor: str) -> str:
+    """The same, of what may not be in the log."""
+    return _SENTENCES[type(event)](state, event, actor)
 
 
 # --- jobs ---------------------------------------------------------------------------------------------
