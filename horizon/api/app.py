@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final
 
 from aiohttp import hdrs, web
@@ -11,32 +12,47 @@ from aiohttp.typedefs import Middleware
 from horizon.api import auth, openapi
 from horizon.api.answers import json
 from horizon.api.context import Context
+from horizon.api.forward import Forwarder
 from horizon.api.problems import EXPECTATION, Problem, problem_for
-from horizon.api.reading import NoQuery, Query, check_length
-from horizon.api.routes import OPEN_PATHS, OPENAPI_PATH, ROUTES, Route
+from horizon.api.reading import MIN_POSITION, NoQuery, Query, check_length, without_min_position
+from horizon.api.routes import API, OPEN_PATHS, OPENAPI_PATH, ROUTES, Route
 from horizon.core import limits
 from horizon.service.clock import Clock, SystemClock
 from horizon.service.engine import Engine
+from horizon.service.standby import Standby
 
 Bound = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+AS_OF: Final = "Horizon-As-Of"
+"""The position up to which the answer knows the log, at least."""
 CONTEXT: Final = web.AppKey("context", Context)
 _NO_QUERY: Final = Query(NoQuery)
 
 
-def create_app(engine: Engine, *, token: str | None, clock: Clock | None = None) -> web.Application:
+def create_app(
+    engine: Engine, *, token: str | None, clock: Clock | None = None, standby: Standby | None = None
+) -> web.Application:
     """The HTTP face of an engine.
 
     Every route but those for health and the description of the API wants ``Authorization: Bearer <token>``;
-    None lets everybody in. The engine may be started before or after; until it leads, answers are 503. Run it
-    with ``web.AppRunner(app, access_log=None)``: what happens is in the event log.
+    None lets everybody in. The engine may be started before or after; until it leads, answers are 503, or a
+    ``standby``'s: it answers reads itself, and sends on to the leader what it cannot. Run it with
+    ``web.AppRunner(app, access_log=None)``: what happens is in the event log.
     """
     authorized = auth.authorizer(token)
-    context = Context(engine, token, clock or SystemClock())
+    context = Context(engine, token, clock or SystemClock(), standby)
     app = web.Application(middlewares=[_gate(authorized)], client_max_size=limits.BODY_BYTES_MAX)
     app[CONTEXT] = context
+    forwarder = None if standby is None else Forwarder(standby)
+    if forwarder is not None:
+        app.on_cleanup.append(lambda app: forwarder.close())
     for route in ROUTES:
-        _add(app, route, _bind(route, context), _expect_handler(route, authorized))
+        bound = _bind(route, context)
+        if route.path.startswith(API):
+            bound = _placed(route, context, bound)
+        if forwarder is not None and (route.changes or route.at_leader):
+            bound = _forwarded(route, context, bound, forwarder)
+        _add(app, route, bound, _expect_handler(route, authorized))
     _add_description(app)
     app.on_shutdown.append(_stop_followers)
     return app
@@ -63,6 +79,44 @@ def _bind(route: Route, context: Context) -> Bound:
         return await handler(context, request)
 
     return without_query
+
+
+def _placed(route: Route, context: Context, bound: Bound) -> Bound:
+    """Says of an answer up to where it knows the log, at least; waits for a position first, if asked to."""
+
+    async def read(request: web.Request) -> web.StreamResponse:
+        if MIN_POSITION in request.rel_url.raw_query_string:
+            request, wanted = without_min_position(request)
+            await context.reach(wanted)
+        position = context.latest.position
+        return _stamped(await bound(request), position)
+
+    async def change(request: web.Request) -> web.StreamResponse:
+        return _stamped(await bound(request), context.latest.position)
+
+    return change if route.changes else read
+
+
+def _stamped(response: web.StreamResponse, position: int) -> web.StreamResponse:
+    if not response.prepared:
+        response.headers[AS_OF] = str(position)
+    return response
+
+
+def _forwarded(route: Route, context: Context, bound: Bound, forwarder: Forwarder) -> Bound:
+    """What only the leader can answer."""
+
+    async def forwarded(request: web.Request) -> web.StreamResponse:
+        if context.following is None:
+            return await bound(request)
+        response = await forwarder.forward(request, streamed=not route.changes)
+        if route.changes:
+            # Whoever changes something here is to find it here: the answer waits, a moment, for the log.
+            with suppress(Problem):
+                await context.reach(int(response.headers.get(AS_OF, 0)))
+        return response
+
+    return forwarded
 
 
 def _gate(authorized: Callable[[str], bool]) -> Middleware:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -14,14 +15,20 @@ from horizon.api.answers import NOTHING_HIDDEN, Hidden, hidden_digests, hidden_i
 from horizon.api.auth import OWNER
 from horizon.api.faults import clipped
 from horizon.api.past import Past
-from horizon.api.problems import malformed, not_found
+from horizon.api.problems import malformed, not_found, unavailable
 from horizon.api.reading import fingerprint, idempotency_key
 from horizon.core.commands import Command
 from horizon.core.explain import explainer
 from horizon.core.model import JobSpec
+from horizon.core.schedule import schedule
 from horizon.core.state import Job, State
 from horizon.service.clock import Clock
 from horizon.service.engine import Engine, Render, Reply, Stopped
+from horizon.service.standby import Standby
+
+REACH_S_MAX: Final = 2.0
+REACH_POLL_S: Final = 0.005
+"""How long, and how often it is looked, while somebody waits for a position."""
 
 _UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _NUMBER: Final = re.compile(r"[0-9]{1,18}")
@@ -31,8 +38,12 @@ _TASK: Final = re.compile(r"([0-9]{1,18})_([0-9]{1,18})")
 class Context:
     """One per application."""
 
-    def __init__(self, engine: Engine, token: str | None, clock: Clock) -> None:
+    def __init__(
+        self, engine: Engine, token: str | None, clock: Clock, standby: Standby | None = None
+    ) -> None:
         self.engine = engine
+        self.standby = standby
+        """What follows the log until the engine leads; None where the engine leads from the start."""
         self.started_us = clock.now_us()
         self.cursor_key = hashlib.sha256(b"horizon cursor " + (token or "").encode()).digest()
         """Cursors outlive a restart, and not a change of the token."""
@@ -43,16 +54,39 @@ class Context:
         self._explained: tuple[State, int, Callable[[Job], str]] | None = None
 
     @property
+    def following(self) -> Standby | None:
+        """The standby, while another scheduler leads."""
+        return self.standby if self.standby is not None and self.standby.following else None
+
+    @property
+    def latest(self) -> State:
+        """What is known here of the durable state: the leader's own, or what a standby has folded of it."""
+        following = self.following
+        return self.engine.state if following is None else following.follower.state
+
+    async def reach(self, position: int) -> None:
+        """Wait for what is known here to reach a position of the log, but not for long."""
+        deadline = time.monotonic() + REACH_S_MAX
+        while self.latest.position < position:
+            if time.monotonic() > deadline:
+                raise unavailable(
+                    f"what is known here ends at {self.latest.position} and not yet at {position}", 1
+                )
+            if (following := self.following) is not None:
+                following.follower.hurry()
+            await asyncio.sleep(REACH_POLL_S)
+
+    @property
     def state(self) -> State:
         """The durable state; raises ``Stopped`` before the log has been read."""
-        state = self.engine.state
+        state = self.latest
         if not state.epoch:
             raise Stopped("Horizon is starting: the log is still being read")
         return state
 
     def now_us(self) -> int:
         """The clock, but never before what is in the log."""
-        return max(self._clock.now_us(), self.engine.state.recorded_at_us)
+        return max(self._clock.now_us(), self.latest.recorded_at_us)
 
     async def as_of(self, at: str | None) -> tuple[State, int]:
         """The state and the moment that a question is about: those of now unless it says ``at``."""
@@ -87,7 +121,10 @@ class Context:
         known = self._explained
         if known is not None and known[0] is state and known[1] == state.position:
             return known[2]
-        reason = explainer(state, self.engine.cycle, self.now_us())
+        now_us = self.now_us()
+        # Cycles are the leader's; a standby runs one for itself, which is pure, to see what it says.
+        cycle = self.engine.cycle if self.following is None else schedule(state, now_us)
+        reason = explainer(state, cycle, now_us)
         self._explained = (state, state.position, reason)
         return reason
 

@@ -29,13 +29,15 @@ ERROR_BITS: Final = 21
 
 
 async def get_health(context: Context, request: web.Request) -> web.Response:
-    engine, state = context.engine, context.engine.state
+    engine, state = context.engine, context.latest
     store = await _store_trouble(context)
-    why = store or _engine_trouble(context)
+    why = store or _trouble(context)
     answer = wire.HealthAnswer(
         "unavailable" if why else "ok",
         why,
         engine.ready,
+        _role(context),
+        *_behind(context),
         store or "ok",
         state.epoch,
         state.position,
@@ -49,17 +51,31 @@ async def get_health(context: Context, request: web.Request) -> web.Response:
 
 
 async def get_live(context: Context, request: web.Request) -> web.Response:
-    return json(encode(wire.ReadyAnswer("ok")))
+    return json(encode(wire.LiveAnswer("ok")))
 
 
 async def get_ready(context: Context, request: web.Request) -> web.Response:
-    why = _engine_trouble(context) or await _store_trouble(context)
+    why = _trouble(context) or await _store_trouble(context)
     if why:
         raise unavailable(f"not ready: {why}", retry_after_s=1)
-    return json(encode(wire.ReadyAnswer("ok")))
+    return json(encode(wire.ReadyAnswer("ok", _role(context))))
 
 
-def _engine_trouble(context: Context) -> str | None:
+def _role(context: Context) -> str:
+    return "leader" if context.following is None else "standby"
+
+
+def _behind(context: Context) -> tuple[int, float]:
+    """Events, and seconds, that this scheduler's knowledge of the log may be old."""
+    following = context.following
+    if following is None:
+        return 0, 0.0
+    return following.follower.events_behind, following.follower.seconds_behind
+
+
+def _trouble(context: Context) -> str | None:
+    if (following := context.following) is not None:
+        return following.trouble or None
     engine = context.engine
     if engine.stopped.done() and not engine.stopped.cancelled():
         return f"this scheduler has stopped leading: {engine.stopped.result()}"
@@ -90,7 +106,7 @@ async def get_root(context: Context, request: web.Request) -> web.Response:
 async def get_metrics(context: Context, request: web.Request) -> web.Response:
     """What the engine counted, and what can be read off the state at this moment."""
     registry = CollectorRegistry()
-    registry.register(_Readings(list(_readings(context)) + await _gpu_readings(context.engine.state)))
+    registry.register(_Readings(list(_readings(context)) + await _gpu_readings(context.latest)))
     body = generate_latest(context.engine.metrics.registry) + generate_latest(registry)
     return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
@@ -106,7 +122,7 @@ class _Readings(Collector):
 
 
 def _readings(context: Context) -> Iterator[Metric]:
-    state = context.engine.state
+    state = context.latest
     jobs = GaugeMetricFamily("horizon_jobs", "Jobs by state", labels=["state"])
     for job_state, count in state.counts.items():
         jobs.add_metric([job_state.value], count)
@@ -137,6 +153,10 @@ def _readings(context: Context) -> Iterator[Metric]:
         )
     yield GaugeMetricFamily("horizon_epoch", "Term of the leader", state.epoch)
     yield GaugeMetricFamily("horizon_leading", "Whether this scheduler leads", context.engine.ready)
+    role, (events, seconds) = _role(context), _behind(context)
+    yield GaugeMetricFamily("horizon_standby", "Whether this scheduler follows another", role == "standby")
+    yield GaugeMetricFamily("horizon_lag_events", "Events of the log that a standby has yet to fold", events)
+    yield GaugeMetricFamily("horizon_lag_seconds", "How old what a standby knows may be", seconds)
 
 
 def _estimate_readings(estimates: Estimates) -> Iterator[Metric]:

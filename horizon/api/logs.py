@@ -107,7 +107,7 @@ async def _send(
 async def _started(context: Context, request: web.Request, job_id: str, attempt: int | None) -> int | None:
     """The attempt to follow, once there is one; None when there will be none, or nobody waits any more."""
     while not _is_gone(request):
-        job = context.engine.state.jobs.get(job_id)
+        job = context.latest.jobs.get(job_id)
         if job is not None:
             if job.attempt >= (attempt or 1):
                 return attempt or job.attempt

@@ -11,8 +11,8 @@ from msgspec import Struct
 
 import horizon
 from horizon.api import problems
-from horizon.api.reading import IDEMPOTENCY_KEY_MAX, Query
-from horizon.api.routes import JSON, OPENAPI_PATH, Route
+from horizon.api.reading import IDEMPOTENCY_KEY_MAX, MIN_POSITION, Query
+from horizon.api.routes import API, JSON, OPENAPI_PATH, Route
 from horizon.core.events import AnyEvent
 
 _REF: Final = "#/components/schemas/{name}"
@@ -28,6 +28,16 @@ _PATH_PARAMETERS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "uuid": ("A GPU.", {}),
     "booking": ("A booking: its id, a UUID.", {}),
     "path": ("A share: an account such as research/nlp, or a user below one; slashes as they are.", {}),
+}
+_MIN_POSITION: Final = {
+    "name": MIN_POSITION,
+    "in": "query",
+    "description": "Wait, up to 2 s, until what is known here reaches this position of the log; then 503.",
+    "schema": {"type": "integer", "minimum": 0},
+}
+_AS_OF: Final = {
+    "description": "The answer knows the log up to this position, at least.",
+    "schema": {"type": "integer"},
 }
 _PROBLEMS: Final = {
     kind.status: kind.title
@@ -84,6 +94,8 @@ def _operation(route: Route) -> dict[str, Any]:
         "responses": _responses(route),
     }
     parameters = [*_path_parameters(route), *_query_parameters(route.query), *_header_parameters(route)]
+    if route.path.startswith(API) and not route.changes:
+        parameters.append(_MIN_POSITION)
     if parameters:
         operation["parameters"] = parameters
     if route.body is not None:
@@ -158,8 +170,11 @@ def _responses(route: Route) -> dict[str, Any]:
         else _json(route.answer)
     )
     success: dict[str, Any] = {"description": route.summary, "content": content}
-    if route.versioned:
-        success["headers"] = {"ETag": {"schema": {"type": "string"}}}
+    headers: dict[str, Any] = {"ETag": {"schema": {"type": "string"}}} if route.versioned else {}
+    if route.path.startswith(API) and not route.at_leader:
+        headers["Horizon-As-Of"] = _AS_OF
+    if headers:
+        success["headers"] = headers
     responses: dict[str, Any] = {str(route.status): success}
     if route.versioned and route.conditional and not route.changes:
         responses["304"] = {"description": "It has not changed"}

@@ -18,6 +18,8 @@ T = TypeVar("T", bound=Struct)
 
 IDEMPOTENCY_KEY: Final = "Idempotency-Key"
 IDEMPOTENCY_KEY_MAX: Final = 255
+MIN_POSITION: Final = "min_position"
+_POSITION: Final = re.compile(r"[0-9]{1,18}")
 _VISIBLE_ASCII: Final = re.compile(r"[!-~]{1,255}")
 _ENTITY_TAG: Final = re.compile(r'\s*(W/)?"([\x21\x23-\x7e]*)"\s*(?:,|$)')
 _JSON_TYPE: Final = re.compile(r'\s*application/json\s*(;\s*charset\s*=\s*"?utf-8"?\s*)?;?\s*', re.IGNORECASE)
@@ -163,6 +165,16 @@ class Query(Generic[T]):
                 Fault(f"unknown parameter; there are: {allowed}", parameter=faults.clipped(name))
                 for name in unknown
             )
+
+
+def without_min_position(request: web.Request) -> tuple[web.Request, int]:
+    """The position that a read is to wait for, 0 for none, and the request without it."""
+    texts = request.query.getall(MIN_POSITION, [])
+    if not texts:
+        return request, 0
+    if len(texts) > 1 or not _POSITION.fullmatch(texts[0]):
+        raise invalid([Fault("must be one position of the log, a number from 0", parameter=MIN_POSITION)])
+    return request.clone(rel_url=request.rel_url.without_query_params(MIN_POSITION)), int(texts[0])
 
 
 def _is_list(kind: Any) -> bool:

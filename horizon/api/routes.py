@@ -54,6 +54,8 @@ class Route(Struct, frozen=True):
     """Whether a versioned one can be asked for on condition: ``If-Match``, ``If-None-Match``."""
     open: bool = False
     """Whether it is for everybody, without a token."""
+    at_leader: bool = False
+    """Whether a standby cannot answer it, though it changes nothing: it is about the leader's nodes."""
 
     @property
     def changes(self) -> bool:
@@ -160,6 +162,7 @@ ROUTES: Final = (
         "What a job wrote",
         TEXT,
         query=_query(logs.LogQuery),
+        at_leader=True,
     ),
     Route(
         "GET",
@@ -328,7 +331,7 @@ ROUTES: Final = (
         refusals=(404,),
     ),
     Route("GET", "/health", health.get_health, "How Horizon is", wire.HealthAnswer, open=True),
-    Route("GET", "/livez", health.get_live, "Whether it runs", wire.ReadyAnswer, open=True),
+    Route("GET", "/livez", health.get_live, "Whether it runs", wire.LiveAnswer, open=True),
     Route("GET", "/readyz", health.get_ready, "Whether it can serve", wire.ReadyAnswer, open=True),
     Route("GET", "/metrics", health.get_metrics, "Metrics for Prometheus", TEXT),
     Route("GET", "/", health.get_root, "Where things are", wire.RootAnswer, open=True),

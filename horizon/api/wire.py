@@ -622,12 +622,18 @@ class PolicyAnswer(Struct):
 # --- answered: health ---------------------------------------------------------------------------------
 
 
+Role = Annotated[str, Meta(extra_json_schema={"enum": ["leader", "standby"]})]
+
+
 class HealthAnswer(Struct):
     """How Horizon is."""
 
     status: Annotated[str, Meta(extra_json_schema={"enum": ["ok", "unavailable"]})]
     why: str | None
     leading: bool
+    role: Role
+    lag_events: Annotated[int, Meta(description="That a standby has yet to fold, by its last look.")]
+    lag_s: Annotated[float, Meta(description="How old what a standby knows may be.")]
     store: str
     epoch: int
     position: int
@@ -638,10 +644,17 @@ class HealthAnswer(Struct):
     uptime_s: float
 
 
-class ReadyAnswer(Struct):
-    """That requests can be served."""
+class LiveAnswer(Struct):
+    """That it runs."""
 
     status: Annotated[str, Meta(extra_json_schema={"enum": ["ok"]})]
+
+
+class ReadyAnswer(Struct):
+    """That requests can be served: by a standby, what is only read by itself, and the rest by the leader."""
+
+    status: Annotated[str, Meta(extra_json_schema={"enum": ["ok"]})]
+    role: Role
 
 
 class RootAnswer(Struct):

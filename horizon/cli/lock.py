@@ -12,6 +12,14 @@ from horizon.cli.exits import CliError
 from horizon.cli.places import read_endpoint
 
 
+def make(directory: Path) -> None:
+    """Make the directory if there is none. Raises ``CliError``."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unusable(directory, error) from error
+
+
 @contextmanager
 def hold(directory: Path) -> Iterator[None]:
     """Make the directory if there is none and hold it. Raises ``CliError`` when it cannot be had.
@@ -19,14 +27,11 @@ def hold(directory: Path) -> Iterator[None]:
     The pid in the lock file is for the message only: a file left by a process that was killed is not locked
     and so keeps nobody out. The descriptor is not inherited, or jobs would hold the lock after us.
     """
+    make(directory)
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        message = (
-            f"the data directory {directory} cannot be used: {error.strerror}; choose another with --data-dir"
-        )
-        raise CliError(message) from error
+        raise _unusable(directory, error) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -38,6 +43,12 @@ def hold(directory: Path) -> Iterator[None]:
         os.truncate(descriptor, 0)
     finally:
         os.close(descriptor)
+
+
+def _unusable(directory: Path, error: OSError) -> CliError:
+    return CliError(
+        f"the data directory {directory} cannot be used: {error.strerror}; choose another with --data-dir"
+    )
 
 
 def _who_holds(directory: Path, descriptor: int) -> str:

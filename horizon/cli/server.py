@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import gc
+import itertools
 import os
 import socket
 import subprocess
@@ -18,19 +19,22 @@ import structlog
 from aiohttp import web
 
 from horizon.api.app import create_app
-from horizon.cli import places
+from horizon.cli import lock, places
 from horizon.cli.exits import CONFLICT, USAGE, CliError
 from horizon.core.model import Inventory, JobState
+from horizon.core.state import State
 from horizon.executors.inventory import BadSimulationSpec, InventoryError, discover, simulated, without_gpus
 from horizon.executors.local import LocalExecutor
 from horizon.executors.port import ExecutorError
 from horizon.service.clock import Ids, SystemClock
 from horizon.service.config import EngineConfig
 from horizon.service.engine import Engine
-from horizon.service.keys import KeyFile
-from horizon.service.leadership import Led, await_turn
+from horizon.service.follower import Follower
+from horizon.service.keys import BadKey, KeyFile
+from horizon.service.leadership import Led, await_turn, describe
 from horizon.service.notary import Distrust, Notary
 from horizon.service.notefile import NoteFile
+from horizon.service.standby import Standby
 from horizon.store.embedded import EmbeddedPostgres
 from horizon.store.port import Candidate, Fenced, Leader, StoreError
 from horizon.store.postgres import PostgresStore
@@ -40,6 +44,9 @@ log = structlog.get_logger()
 LISTEN_BACKLOG: Final = 1024
 DRAIN_S_MAX: Final = 2.0
 """How long open requests, streams among them, may go on when the server stops."""
+
+HOLD_AGAIN_S: Final = 1.0
+"""Between two tries to hold a data directory that another process has yet to let go."""
 
 Progress = Callable[[int, int], None]
 Waits = Callable[[Leader], None]
@@ -64,17 +71,22 @@ class Settings(NamedTuple):
     advertise: str | None = None
     """Where other schedulers reach this one; None for where it listens."""
     lease_ttl_s: float = EngineConfig().lease_ttl_s
+    standby: bool = False
+    """Follow whoever leads, and lead when nobody else does. The data directory is not held before that."""
 
 
 class Scheduler:
     """One scheduler with everything it needs. Started once, stopped once."""
 
     engine: Engine
+    standby: Standby | None = None
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._parts = AsyncExitStack()
         self.inventories: tuple[Inventory, ...] = ()
+        self._keys = KeyFile(settings.signing_key or places.own_signing_key(settings.data_dir))
+        self._holding: asyncio.Task[None] | None = None
         self.dsn = ""
         self.url = ""
 
@@ -129,7 +141,12 @@ class Scheduler:
         home = places.home_id(settings.data_dir)
         self.engine = self._make_engine(home)
         self._parts.push_async_callback(self.engine.stop)
+        if settings.standby:
+            self.standby = Standby(self.engine, Follower(self.engine.store), self._before_leading)
         await self._start_http(listener)
+        if self.standby is not None:
+            await self._follow(self.standby, progress)
+            return
         await self.engine.store.open()
         turn = await await_turn(self.engine.store, home, waits)
         await self.engine.start(progress, turn)
@@ -139,22 +156,81 @@ class Scheduler:
         settings, clock = self._settings, SystemClock()
         name = f"{socket.gethostname()}/{os.getpid()}"
         candidate = Candidate(home, name, settings.advertise or self.url, settings.lease_ttl_s)
-        keys = KeyFile(settings.signing_key or places.own_signing_key(settings.data_dir))
         return Engine(
             PostgresStore(self.dsn, candidate),
             LocalExecutor(settings.data_dir, self.inventories),
             clock,
             Ids(clock),
             EngineConfig(lease_ttl_s=settings.lease_ttl_s),
-            notary=Notary(keys, NoteFile(places.checkpoints(settings.data_dir))),
+            notary=Notary(self._keys, NoteFile(places.checkpoints(settings.data_dir))),
         )
 
     async def _start_http(self, listener: socket.socket) -> None:
-        app = create_app(self.engine, token=self._settings.token)
+        app = create_app(self.engine, token=self._settings.token, standby=self.standby)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=DRAIN_S_MAX)
         await runner.setup()
         self._parts.push_async_callback(runner.cleanup)
         await web.SockSite(runner, listener, backlog=LISTEN_BACKLOG).start()
+
+    # --- standing by ----------------------------------------------------------------------------------
+
+    async def _follow(self, standby: Standby, progress: Progress) -> None:
+        await standby.start(progress)
+        if standby.leader is not None:
+            self._check_nodes(standby.leader, standby.follower.state)
+        _warn_of_key(self._keys, standby.follower.state.signing_key)
+
+    async def lead(self, leads: Callable[[], None]) -> str:
+        """Lead until that ends by itself, and say why it did. Raises ``CliError``.
+
+        A standby follows first, and calls ``leads`` when it does.
+        """
+        if self.standby is not None:
+            try:
+                await self.standby.run()
+            except (StoreError, ExecutorError, Distrust) as error:
+                raise CliError(str(error)) from error
+            _spare_the_collector()
+            leads()
+        return await self.engine.stopped
+
+    def _before_leading(self, led: Leader, state: State) -> None:
+        """A standby is about to lead: from here on the data directory is ours."""
+        self._check_nodes(led, state)
+        if self._holding is None:
+            self._holding = asyncio.create_task(self._hold_directory())
+            self._parts.callback(self._holding.cancel)
+
+    def _check_nodes(self, led: Leader, state: State) -> None:
+        """Refuse to lead where the jobs of whoever led would be taken for ours, and for dead.
+
+        What runs on a node is known by the files in a data directory. Under another directory, or on another
+        machine, a node of the same name is another node.
+        """
+        ours = {inventory.name for inventory in self.inventories}
+        both = sorted(name for name, node in state.nodes.items() if name in ours and not node.lost)
+        if both and led.home != places.home_id(self._settings.data_dir):
+            raise CliError(
+                f"{both[0]} is a node of {describe(led)}, and of this scheduler, which has another data "
+                "directory: what runs there would be taken for lost and be run twice. Give a standby on the "
+                "same machine the same --data-dir; where that one is gone for good, start without --standby",
+                CONFLICT,
+            )
+
+    async def _hold_directory(self) -> None:
+        """Hold the data directory as soon as whoever led from it has let it go.
+
+        A process that stands still holds it yet, and need not be waited for: its epoch is over, for the log
+        and for every keeper of a job.
+        """
+        for tried in itertools.count(1):
+            try:
+                self._parts.enter_context(lock.hold(self._settings.data_dir))
+                return
+            except CliError as error:
+                if tried == 2:  # one that stops cleanly lets it go in this moment
+                    log.warning("the data directory is not let go yet, and used all the same", why=str(error))
+            await asyncio.sleep(HOLD_AGAIN_S)
 
     async def stop(self) -> None:
         """Stop what was started, in the opposite order. Running jobs go on running."""
@@ -169,6 +245,20 @@ class Scheduler:
         """How many jobs have processes, or are about to."""
         active = (JobState.SCHEDULED, JobState.RUNNING)
         return sum(job.state in active for job in self.engine.state.holding.values())
+
+
+def _warn_of_key(keys: KeyFile, signing_key: str) -> None:
+    """A standby without the key of the log signs with one of its own, once it leads."""
+    try:
+        own = keys.public()
+    except BadKey as error:
+        raise CliError(str(error)) from error
+    if signing_key and str(own) != signing_key:
+        log.warning(
+            "the key that signs the log is not here: once it leads, this scheduler signs with one of its "
+            "own, which the other did not hand over to; have HORIZON_SIGNING_KEY name the same file on both",
+            key=str(keys.path),
+        )
 
 
 def _spare_the_collector() -> None:

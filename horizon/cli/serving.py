@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,11 +73,18 @@ def up(ctx: click.Context, /, data_dir: str | None, **choices: Any) -> int:
 
 @click.command(short_help="Run the service on a given Postgres, for containers.")
 @_server_options("0.0.0.0")
+@click.option(
+    "--standby",
+    is_flag=True,
+    help="Follow whoever leads this log: answer reads, forward changes, and lead when nobody else does.",
+)
 @click.pass_context
 def serve(ctx: click.Context, /, data_dir: str | None, **choices: Any) -> int:
     """Run the service on the Postgres that DATABASE_URL names, with the token in HORIZON_TOKEN.
 
-    Like `horizon up`, with nothing made up on the spot: for containers and service managers.
+    Like `horizon up`, with nothing made up on the spot: for containers and service managers. Of several with
+    --standby on one database, one leads and the others take over when it ends. On one machine they share a
+    data directory, and so the jobs that run; see "Two schedulers" in the README.
     """
     directory = places.data_directory(data_dir or ctx.find_root().obj["data_dir"])
     database_url = _required(
@@ -136,7 +144,8 @@ def _run(directory: Path, database_url: str | None, token: Callable[[], str], ch
     if labels and choices["simulate_gpus"]:
         raise click.UsageError("--label is for this machine; a pretended node's stands behind it: 8xH100@K=V")
     configure_logging()
-    with lock.hold(directory):
+    lock.make(directory)
+    with nullcontext() if choices.get("standby") else lock.hold(directory):
         settings = Settings(
             data_dir=directory,
             token=token(),
@@ -173,8 +182,11 @@ async def _serve_until_stopped(settings: Settings) -> int:
             click.echo("stopped before it was ready", err=True)
             return exits.INTERRUPTED
         starting.result()
-        _say_ready(scheduler, settings)
-        stopped = asyncio.ensure_future(_stopped(scheduler))
+        if settings.standby:
+            _say_standby(scheduler)
+        else:
+            _say_ready(scheduler, settings)
+        stopped = asyncio.ensure_future(scheduler.lead(lambda: _say_ready(scheduler, settings)))
         await asyncio.wait({stopped, signalled}, return_when=asyncio.FIRST_COMPLETED)
         if stopped.done():
             raise CliError(f"Horizon has stopped: {stopped.result()}")
@@ -183,10 +195,6 @@ async def _serve_until_stopped(settings: Settings) -> int:
     finally:
         places.remove_endpoint(settings.data_dir)
         await _stop(scheduler)
-
-
-async def _stopped(scheduler: Scheduler) -> str:
-    return await scheduler.engine.stopped
 
 
 def _on_signals() -> Any:
@@ -222,6 +230,15 @@ def _say_waiting(leader: Leader) -> None:
         f"{describe(leader)} led this log last: waiting {leader.lease_left_s:.0f} s for its lease to end",
         err=True,
     )
+
+
+def _say_standby(scheduler: Scheduler) -> None:
+    from horizon.service.leadership import describe
+
+    assert scheduler.standby is not None
+    leader = scheduler.standby.leader
+    click.echo(f"Horizon {horizon.__version__} stands by at {scheduler.url}")
+    click.echo(f"  leader  {describe(leader) if leader else 'nobody: about to lead'}")
 
 
 def _say_ready(scheduler: Scheduler, settings: Settings) -> None:

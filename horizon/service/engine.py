@@ -203,7 +203,11 @@ class Engine:
         not the log that was signed.
         """
         await self.store.open()
-        await self._lead(progress, turn=turn, recover=recover)
+        try:
+            await self._lead(progress, turn=turn, recover=recover)
+        except BaseException:
+            await self.lease.drop()  # whoever starts again is elected again
+            raise
         self._loop_task = asyncio.create_task(self._run(), name="engine")
 
     async def stop(self) -> None:

@@ -115,7 +115,9 @@ class Led(Exception):
 
 
 def describe(leader: Leader) -> str:
-    """Whoever leads, for people."""
+    """Whoever leads or led last, for people."""
+    if not leader.head.epoch:
+        return "nobody"
     who = f"the scheduler {leader.name}" if leader.name else "another scheduler"
     return f"{who} at {leader.url}" if leader.url else who
 

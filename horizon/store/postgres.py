@@ -43,6 +43,8 @@ PARTITION_MARGIN: Final = 1_000_000
 """The next partition is made when fewer positions than this have one."""
 _READ_CHECKPOINTS: Final = 1_000
 READERS_MAX: Final = 4
+APPLICATION: Final = "horizon"
+"""What our connections are called in the database."""
 CONNECT_S_MAX: Final = 10.0
 
 _EVENTS: Final = """
@@ -96,13 +98,24 @@ _POSITION_AT: Final = """
 _SELECT_CHECKPOINTS: Final = """SELECT size, frontier, note FROM checkpoints WHERE size > $1
                                 ORDER BY size LIMIT $2"""
 SELECT_HEAD: Final = "SELECT log_id, epoch, position, tip, recorded_at_us FROM log_head WHERE id = 1"
-_ELECT: Final = """
+_IN_TURN: Final = """(leader = $1 OR (NOT $2 AND ($3::bigint IS NULL OR (
+                          epoch = $3 AND ($4 OR lease_until <= clock_timestamp())))))"""
+"""Whether there may be an election: name, again, over, living."""
+_ELECT: Final = f"""
     UPDATE log_head SET epoch = epoch + 1, leader = $1, leader_home = $5, leader_name = $6, leader_url = $7,
                         leader_pid = pg_backend_pid(), lease_ttl = make_interval(secs => $8),
                         lease_until = clock_timestamp() + make_interval(secs => $8)
-    WHERE id = 1 AND (leader = $1 OR (NOT $2 AND ($3::bigint IS NULL OR (
-                          epoch = $3 AND ($4 OR lease_until <= clock_timestamp())))))
+    WHERE id = 1 AND {_IN_TURN}
     RETURNING log_id, epoch, position, tip, recorded_at_us"""
+_LOCK_WAIT: Final = "SET lock_timeout = '1s'"
+"""How long an election waits for the head's lock: an append that goes on for longer is cut off."""
+_CUT_OFF: Final = f"""
+    SELECT pg_terminate_backend(pid) FROM log_head JOIN pg_stat_activity ON pid = log_head.leader_pid
+    WHERE application_name = '{APPLICATION}' AND datname = current_database() AND {_IN_TURN}"""
+_WHO_LOCKS: Final = """
+    SELECT DISTINCT pid, application_name FROM pg_locks JOIN pg_stat_activity USING (pid)
+    WHERE relation = 'log_head'::regclass AND granted AND mode IN ('RowShareLock', 'RowExclusiveLock',
+          'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')"""
 _RENEW: Final = """UPDATE log_head SET lease_until = clock_timestamp() + lease_ttl
                    WHERE id = 1 AND epoch = $1 RETURNING 1"""
 _RESIGN: Final = "UPDATE log_head SET lease_until = clock_timestamp() WHERE id = 1 AND epoch = $1"
@@ -179,7 +192,7 @@ class PostgresStore:
 
     def _settings(self) -> dict[str, str]:
         role = {} if self._as_owner else {"role": "horizon_writer"}
-        return {"application_name": "horizon", **role}
+        return {"application_name": APPLICATION, **role}
 
     async def elect(self, again: bool = False, over: int | None = None, living: bool = False) -> Head:
         """Raise the epoch on a fresh connection.
@@ -196,13 +209,40 @@ class PostgresStore:
             self._writer = writer
             self._append = await writer.prepare(_APPEND)
             self._append_with = await writer.prepare(_APPEND_WITH)
-            row = await writer.fetchrow(_ELECT, *asked)
+            row = await self._elected(writer, asked)
         except TROUBLE as error:
             raise Unavailable(f"cannot take the lead: {error}") from error
         if row is None:
             raise Fenced("another scheduler has been elected")
         self._head = head_of(row)
         return self._head
+
+    async def _elected(self, writer: asyncpg.Connection[Any], asked: tuple[Any, ...]) -> Any:
+        """The head as we have it then; None when it was not our turn."""
+        await writer.execute(_LOCK_WAIT)
+        try:
+            row = await writer.fetchrow(_ELECT, *asked)
+        except asyncpg.LockNotAvailableError:
+            await self._cut_off(asked[:4])
+            row = await writer.fetchrow(_ELECT, *asked)
+        await writer.execute("RESET lock_timeout")
+        return row
+
+    async def _cut_off(self, turn: tuple[Any, ...]) -> None:
+        """End the append of whoever leads no more, which keeps the head locked, as its user may.
+
+        Its process may stand still, or the way to it be cut: then it would be waited for for ever.
+        """
+        owner = await connect(self._dsn)
+        try:
+            if not await owner.fetch(_CUT_OFF, *turn):
+                who = await owner.fetch(_WHO_LOCKS)
+                names = ", ".join(f"{row['pid']} ({row['application_name'] or 'unnamed'})" for row in who)
+                raise Unavailable(
+                    f"the head of the log is locked by another transaction: end process {names} of Postgres"
+                )
+        finally:
+            await owner.close()
 
     async def _drop_writer(self) -> None:
         if self._writer is not None:
@@ -394,7 +434,7 @@ async def connect(dsn: str, settings: dict[str, str] | None = None) -> asyncpg.C
     where = "check DATABASE_URL, and that the server runs"
     try:
         connection: asyncpg.Connection[Any] = await asyncpg.connect(
-            dsn, timeout=CONNECT_S_MAX, server_settings=settings or {"application_name": "horizon"}
+            dsn, timeout=CONNECT_S_MAX, server_settings=settings or {"application_name": APPLICATION}
         )
         return connection
     except asyncpg.InvalidAuthorizationSpecificationError as error:

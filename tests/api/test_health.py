@@ -31,7 +31,7 @@ async def test_health_tells_how_horizon_is(client: Client) -> None:
     assert health["nodes"] == 1
     assert 0 <= health["uptime_s"] < 60
     assert await client.get("//livez") == {"status": "ok"}
-    assert await client.get("//readyz") == {"status": "ok"}
+    assert await client.get("//readyz") == {"status": "ok", "role": "leader"}
     assert (await client.get("//"))["description"] == "/openapi.json"
 
 

@@ -20,6 +20,7 @@ from horizon.store.port import (
     Batch,
     Corrupt,
     EventStore,
+    Fenced,
     Signed,
     Unavailable,
     UnknownOutcome,
@@ -233,6 +234,39 @@ async def test_an_append_cut_off_while_it_waits_is_settled_by_the_election(
     head = await store.elect()
     assert head.position == 0
     assert await store.read_at([unknown.value.position]) == []
+
+
+async def test_a_leader_that_stands_still_in_an_append_is_cut_off_by_the_election_of_another(
+    connect: Connect, admin: asyncpg.Connection[Any]
+) -> None:
+    """Its backend has the head locked, and nobody is there to go on."""
+    store = await leader(connect)
+    assert isinstance(store, PostgresStore)
+    assert store._writer is not None
+    await store._writer.execute("BEGIN; UPDATE log_head SET position = position")
+    other = await connect()
+    with pytest.raises(Fenced):
+        await other.elect(over=1)  # whose lease holds yet: its append may only be slow
+    assert not store._writer.is_closed()
+    await store._writer.execute("ROLLBACK")
+    await store.resign()
+    await store._writer.execute("BEGIN; UPDATE log_head SET position = position")
+    assert (await other.elect(over=1)).epoch == 2
+    with pytest.raises(UnknownOutcome):
+        await store.append(Batch(drafts(1), 1_000))
+    await other.append(Batch(drafts(1), 1_000))
+
+
+async def test_a_lock_of_somebody_else_on_the_head_is_said_to_be_in_the_way(
+    connect: Connect, admin: asyncpg.Connection[Any]
+) -> None:
+    store = await connect()
+    async with admin.transaction():
+        await admin.execute("SELECT * FROM log_head FOR UPDATE")
+        pid = await admin.fetchval("SELECT pg_backend_pid()")
+        with pytest.raises(Unavailable, match=rf"end process {pid} \("):
+            await store.elect()
+    assert (await store.elect()).epoch == 1
 
 
 async def test_partitions_are_made_ahead(connect: Connect, admin: asyncpg.Connection[Any]) -> None:
