@@ -64,9 +64,20 @@ class House:
     async def start(self, **env: str) -> bool:
         """Start one; whether it came up. ``env`` names a point to be killed at, or a clock."""
         await self.end()
+        self.process = self._spawn(env)
+        deadline = time.monotonic() + PATIENCE_S
+        while self.process.poll() is None:
+            if "\nCtrl-C" in self.said:
+                self.url = self.said.partition(" is ready at ")[2].split()[0]
+                return True
+            assert time.monotonic() < deadline, f"neither up nor dead: {self.said}"
+            await asyncio.sleep(0.02)
+        return False
+
+    def _spawn(self, env: dict[str, str]) -> subprocess.Popen[bytes]:
         self._out = self.directory / f"out-{next(self._starts)}"
         with self._out.open("wb") as out:
-            self.process = subprocess.Popen(  # noqa: ASYNC220 - it must outlive a loop that is gone
+            return subprocess.Popen(
                 [
                     *(sys.executable, "-m", "tests.faults.scheduler", "serve"),
                     *("--data-dir", str(self.data_dir), "--host", "127.0.0.1", "--port", "0"),
@@ -77,14 +88,6 @@ class House:
                 env=environment(self.data_dir, DATABASE_URL=self.dsn, HORIZON_TOKEN=TOKEN, **env),
                 start_new_session=True,
             )
-        deadline = time.monotonic() + PATIENCE_S
-        while self.process.poll() is None:
-            if "\nCtrl-C" in self.said:
-                self.url = self.said.partition(" is ready at ")[2].split()[0]
-                return True
-            assert time.monotonic() < deadline, f"neither up nor dead: {self.said}"
-            await asyncio.sleep(0.02)
-        return False
 
     @property
     def said(self) -> str:

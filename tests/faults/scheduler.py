@@ -18,6 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from horizon.store.migrate import migrations_dir
+
 
 class Point(NamedTuple):
     """A place in the program: before a function is called, once it has come back, or while it waits."""
@@ -29,15 +31,16 @@ class Point(NamedTuple):
     """Only calls with this among their arguments."""
 
 
+ADD_PARTITION: Final = "SELECT add_partition()"
+LAST_MIGRATION: Final = max(path.name for path in migrations_dir().glob("*.sql"))
+
 POINTS: Final = {
     "first migration": Point("after", "horizon.store.migrate", "run_sql", "0001_log.sql"),
-    "last migration": Point("after", "horizon.store.migrate", "run_sql", "0002_checkpoints.sql"),
+    "last migration": Point("after", "horizon.store.migrate", "run_sql", LAST_MIGRATION),
     "before a partition": Point("before", "horizon.store.postgres", "PostgresStore._ensure_partitions"),
-    "after a partition": Point(
-        "after", "asyncpg.connection", "Connection.fetchval", "SELECT add_partition()"
-    ),
+    "after a partition": Point("after", "asyncpg.connection", "Connection.fetchval", ADD_PARTITION),
     "elected": Point("after", "horizon.store.postgres", "PostgresStore.elect"),
-    "folded": Point("after", "horizon.service.engine", "fold_log"),
+    "folded": Point("before", "horizon.service.notary", "Notary.begin"),
     "trusted": Point("after", "horizon.service.notary", "Notary.begin"),
     "announced": Point("before", "horizon.service.engine", "Engine._adopt"),
     "adopted": Point("after", "horizon.service.engine", "Engine._adopt"),
