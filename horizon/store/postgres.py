@@ -136,6 +136,9 @@ TROUBLE: Final = (
 
 _UNKNOWN_STATES: Final = ("08", "40003", "57P")
 """SQLSTATEs after which a statement may have committed: connection trouble, and a backend told to go."""
+_UNKNOWN_SEVERITIES: Final = ("FATAL", "PANIC")
+"""The same for what ended the backend, or the server, whatever for: a disk may be full when a commit has been
+written and not yet flushed, and what was written of it may survive."""
 
 
 class PostgresStore:
@@ -552,6 +555,7 @@ def _beside(batch: Batch) -> tuple[list[Any], ...]:
 def _classify(error: Exception, tail: Head) -> StoreError:
     """What an error of an append says about its outcome; in doubt, that it is unknown."""
     state = getattr(error, "sqlstate", None)
-    if state is None or state.startswith(_UNKNOWN_STATES):
+    severity = getattr(error, "severity_en", None) or getattr(error, "severity", None)
+    if state is None or state.startswith(_UNKNOWN_STATES) or severity in _UNKNOWN_SEVERITIES:
         return UnknownOutcome(f"the connection broke during an append: {error}", tail.position, tail.tip)
     return Unavailable(f"Postgres refused an append: {error}")

@@ -21,11 +21,12 @@ from horizon.store.port import (
     Corrupt,
     EventStore,
     Fenced,
+    Head,
     Signed,
     Unavailable,
     UnknownOutcome,
 )
-from horizon.store.postgres import PostgresStore
+from horizon.store.postgres import PostgresStore, _classify
 from tests.store.contract import Connect, StoreContract, drafts
 
 
@@ -267,6 +268,33 @@ async def test_a_lock_of_somebody_else_on_the_head_is_said_to_be_in_the_way(
         with pytest.raises(Unavailable, match=rf"end process {pid} \("):
             await store.elect()
     assert (await store.elect()).epoch == 1
+
+
+@pytest.mark.parametrize(
+    ("severity", "state", "unknown"),
+    [
+        ("ERROR", "40001", False),  # serialization failure
+        ("ERROR", "40P01", False),  # deadlock
+        ("ERROR", "40003", True),  # statement completion unknown
+        ("ERROR", "57014", False),  # statement_timeout, or cancelled
+        ("ERROR", "55P03", False),  # lock_timeout
+        ("ERROR", "53100", False),  # disk full
+        ("PANIC", "53100", True),  # disk full while the log of Postgres itself was written
+        ("ERROR", "58030", False),  # input or output error
+        ("PANIC", "58030", True),
+        ("ERROR", "25006", False),  # read only
+        ("ERROR", "23505", False),  # unique violation
+        ("FATAL", "57P01", True),  # the backend was told to go
+        ("FATAL", "57P02", True),  # another backend crashed
+        ("FATAL", "57P03", True),  # the server starts or stops
+        ("FATAL", "53300", True),
+        ("ERROR", "08006", True),  # connection failure
+    ],
+)
+def test_what_is_known_of_an_append_after_an_error(severity: str, state: str, unknown: bool) -> None:
+    error = asyncpg.PostgresError.new({"S": severity, "V": severity, "C": state, "M": "trouble"})
+    expected = UnknownOutcome if unknown else Unavailable
+    assert type(_classify(error, Head(b"", 1, 9, b"tip", 0))) is expected
 
 
 async def test_partitions_are_made_ahead(connect: Connect, admin: asyncpg.Connection[Any]) -> None:
