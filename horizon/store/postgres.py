@@ -507,14 +507,20 @@ async def _migrate(dsn: str, connection: asyncpg.Connection[Any]) -> None:
 async def _check_schema(connection: asyncpg.Connection[Any]) -> None:
     """That the log is still protected: someone may have dropped a trigger."""
     unprotected = await connection.fetch(
-        """SELECT c.relname FROM pg_class c
-           WHERE (c.oid IN ('events'::regclass, 'checkpoints'::regclass) OR c.oid IN
-                  (SELECT inhrelid FROM pg_inherits WHERE inhparent = 'events'::regclass))
-             AND 2 > (SELECT count(*) FROM pg_trigger t WHERE t.tgrelid = c.oid AND t.tgenabled = 'A'
-                      AND t.tgname IN ('refuse_change', 'refuse_truncate'))"""
+        """WITH append_only AS (
+               SELECT unnest(ARRAY['events', 'answers', 'checkpoints']::regclass[]) AS relation
+               UNION ALL SELECT inhrelid FROM pg_inherits WHERE inhparent = 'events'::regclass),
+           guards (relation, name) AS (
+               SELECT relation, unnest(ARRAY['refuse_change', 'refuse_truncate']) FROM append_only
+               UNION ALL VALUES ('blobs'::regclass, 'refuse_truncate'),
+                                ('log_head', 'refuse_truncate'), ('log_head', 'refuse_delete'))
+           SELECT DISTINCT relation::text FROM guards g
+           WHERE NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = g.relation AND t.tgname = g.name
+                                                        AND t.tgenabled = 'A')
+           ORDER BY 1"""
     )
     if unprotected:
-        names = ", ".join(row["relname"] for row in unprotected)
+        names = ", ".join(row["relation"] for row in unprotected)
         raise Unavailable(
             f"the log is not protected against change: triggers are missing or disabled on {names}"
         )

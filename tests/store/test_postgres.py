@@ -138,11 +138,23 @@ async def test_the_scheduler_writes_as_the_writer_role(
     assert await store._writer.fetchval("SELECT current_user") == "horizon_writer"
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DROP TRIGGER refuse_truncate ON events_000000",
+        "DROP TRIGGER refuse_change ON answers",
+        "ALTER TABLE checkpoints DISABLE TRIGGER refuse_change",
+        "ALTER TABLE events_000001 ENABLE TRIGGER refuse_truncate",  # which a replica's session goes past
+        "DROP TRIGGER refuse_truncate ON blobs",
+        "DROP TRIGGER refuse_delete ON log_head",
+    ],
+)
 async def test_a_missing_trigger_is_noticed_at_start(
-    connect: Connect, admin: asyncpg.Connection[Any]
+    connect: Connect, admin: asyncpg.Connection[Any], statement: str
 ) -> None:
-    await admin.execute("DROP TRIGGER refuse_truncate ON events_000000")
-    with pytest.raises(Unavailable, match=r"not protected against change.*events_000000"):
+    await admin.execute(statement)
+    table = statement.replace("ALTER TABLE ", "ON ").partition("ON ")[2].split()[0]
+    with pytest.raises(Unavailable, match=rf"not protected against change.* {table}$"):
         await connect()
 
 
