@@ -46,6 +46,9 @@ READERS_MAX: Final = 4
 APPLICATION: Final = "horizon"
 """What our connections are called in the database."""
 CONNECT_S_MAX: Final = 10.0
+ANSWER_S_MAX: Final = 30.0
+"""How long a statement may take. Then its connection counts as broken: it may have been cut where neither end
+is told of it, and would be waited for in vain."""
 
 _EVENTS: Final = """
     INSERT INTO events (position, recorded_at_us, epoch, type, schema_version, stream, stream_version, actor,
@@ -188,6 +191,7 @@ class PostgresStore:
                     min_size=1,
                     max_size=READERS_MAX,
                     timeout=CONNECT_S_MAX,
+                    command_timeout=ANSWER_S_MAX,
                     server_settings=self._settings(),
                 )
             except TROUBLE as error:
@@ -208,7 +212,7 @@ class PostgresStore:
         asked = (self._name, again, over, living, who.home, who.name, who.url, who.lease_ttl_s)
         try:
             await self._ensure_partitions()
-            writer = await connect(self._dsn, self._settings())
+            writer = await connect(self._dsn, self._settings(), ANSWER_S_MAX)
             self._writer = writer
             self._append = await writer.prepare(_APPEND)
             self._append_with = await writer.prepare(_APPEND_WITH)
@@ -432,12 +436,17 @@ class PostgresStore:
 # --- helpers ------------------------------------------------------------------------------------------
 
 
-async def connect(dsn: str, settings: dict[str, str] | None = None) -> asyncpg.Connection[Any]:
-    """A connection, or a sentence on why there is none."""
+async def connect(
+    dsn: str, settings: dict[str, str] | None = None, answer_s_max: float | None = None
+) -> asyncpg.Connection[Any]:
+    """A connection, or a sentence on why there is none; a bound is for each of its statements."""
     where = "check DATABASE_URL, and that the server runs"
     try:
         connection: asyncpg.Connection[Any] = await asyncpg.connect(
-            dsn, timeout=CONNECT_S_MAX, server_settings=settings or {"application_name": APPLICATION}
+            dsn,
+            timeout=CONNECT_S_MAX,
+            command_timeout=answer_s_max,
+            server_settings=settings or {"application_name": APPLICATION},
         )
         return connection
     except asyncpg.InvalidAuthorizationSpecificationError as error:

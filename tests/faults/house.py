@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +23,7 @@ from horizon.service.notefile import NoteFile
 from horizon.store.reader import LogReader
 from tests.cli.house import environment
 from tests.faults.checker import Evidence, Findings, Kind, Outcome, Start, Try, check
+from tests.faults.server import Server
 
 TOKEN: Final = "a-token-for-tests"
 PATIENCE_S: Final = 60.0
@@ -42,18 +43,19 @@ sleep {seconds}
 class House:
     """One data directory on one database, and the scheduler that runs on them, again and again."""
 
-    def __init__(self, directory: Path, dsn: str, checked_dsn: str = "") -> None:
+    def __init__(self, directory: Path, dsn: str, server: Server | None = None) -> None:
         self.directory = directory
         self.data_dir = directory / "data"
         self.dsn = dsn
-        self.checked_dsn = checked_dsn or dsn
-        """The way to the database that no fault lies on."""
+        self.server = server
         self.process: subprocess.Popen[bytes] | None = None
         self.url = ""
         self.tries: list[Try] = []
         self.faults: Counter[str] = Counter()
         self.followed: list[tuple[int, bytes]] = []
         self._at_work: list[asyncio.Task[None]] = []
+        self.troubles = 0
+        """How often a client was told that something is wrong."""
         self._trouble: dict[str, str] = {}
         """Why there was no answer to a command, last."""
         self._marks = itertools.count()
@@ -120,6 +122,13 @@ class House:
             assert time.monotonic() < deadline, f"it does not end: {self.said}"
             await asyncio.sleep(0.01)
         return code
+
+    def set_clock(self, ahead_s: float) -> str:
+        """Have the scheduler's wall clock be ahead; the file that it is to follow."""
+        new, clock = self.directory / "clock.new", self.directory / "clock"
+        new.write_text(str(ahead_s))
+        new.replace(clock)
+        return str(clock)
 
     # --- its clients ------------------------------------------------------------------------------------
 
@@ -189,6 +198,7 @@ class House:
                 one.outcome = Outcome.REFUSED
             else:
                 self._trouble[mark] = body.decode()
+                self.troubles += 1
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             self._trouble[mark] = repr(error)  # whether it was done is what nobody knows
         one.answered = time.monotonic()
@@ -252,7 +262,7 @@ class House:
         return findings
 
     async def findings(self) -> Findings:
-        reader = LogReader(self.checked_dsn)
+        reader = LogReader(self.server.straight(self.dsn) if self.server else self.dsn)
         await reader.open()
         try:
             public = KeyFile(self.data_dir / "keys" / "signing.key").public()
@@ -277,3 +287,13 @@ class House:
 
 def _lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.is_file() else []
+
+
+async def eventually(holds: Callable[[], bool | Awaitable[bool]], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        held = holds()
+        if held if isinstance(held, bool) else await held:
+            return
+        assert time.monotonic() < deadline, f"never came: {what}"
+        await asyncio.sleep(0.02)

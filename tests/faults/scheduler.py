@@ -2,6 +2,7 @@
 
     HORIZON_KILL_AT='after commit:3'   SIGKILL when this point is passed for the third time
     HORIZON_CLOCK=FILE                 the wall clock is ahead by as many seconds as stand in the file
+    HORIZON_ANSWER_S=SECONDS           how long Postgres may take for a statement
 
 The program itself knows nothing of that: its functions are wrapped from outside.
 """
@@ -18,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from horizon.store import postgres
 from horizon.store.migrate import migrations_dir
 
 
@@ -66,7 +68,7 @@ def arm(name: str, passes: int) -> None:
     for each in classes:
         owner = getattr(owner, each)
     if "partition" in name:  # have one made at once, not when the log is nearly full
-        importlib.import_module("horizon.store.postgres").PARTITION_MARGIN = 12_000_000
+        postgres.PARTITION_MARGIN = 12_000_000  # type: ignore[misc]
     left = passes
 
     def passed(arguments: tuple[Any, ...]) -> None:
@@ -118,8 +120,11 @@ def follow_clock(file: Path) -> None:
 def main() -> None:
     name, _, passes = os.environ.pop("HORIZON_KILL_AT", "").partition(":")
     clock = os.environ.pop("HORIZON_CLOCK", "")
+    answer_s = os.environ.pop("HORIZON_ANSWER_S", "")
     if name:
         arm(name, int(passes or 1))
+    if answer_s:
+        postgres.ANSWER_S_MAX = float(answer_s)  # type: ignore[misc]
     if clock:
         follow_clock(Path(clock))
     from horizon.cli.main import main as horizon
