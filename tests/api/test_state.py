@@ -15,7 +15,6 @@ from horizon.api.app import CONTEXT
 from horizon.core.events import Recorded
 from horizon.core.evolve import evolve
 from horizon.core.state import State, digest, digested
-from horizon.service import recovery
 from tests.api.client import Client
 from tests.core.spec import given, node
 
@@ -117,22 +116,6 @@ async def test_a_past_state_is_not_kept_for_ever(client: Client, monkeypatch: py
     await client.get("/state?at=1")
     await client.scheduler.eventually(lambda: kept._state is None, "it is forgotten")
     assert (await client.get("/state?at=1"))["position"] == 1
-
-
-async def test_a_long_fold_leaves_their_turn_to_others(
-    client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(recovery, "SLICE_EVENTS", 10)
-    many = [{"user_id": "alice", "command": "true", "hold": True}] * 500
-    await client.ask("POST", "/jobs/batch", {"jobs": many}, status=201)
-    head = client.scheduler.engine.state.position
-    fold = asyncio.create_task(client.get(f"/queue?at={head}"))
-    answered = 0
-    while not fold.done():
-        await client.get("/queue")
-        answered += 1
-    assert (await fold)["held"] == 500
-    assert answered >= 4
 
 
 def test_the_pieces_of_a_digest_are_one_array_of_msgpack() -> None:
