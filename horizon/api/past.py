@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Final
 
@@ -12,8 +13,8 @@ from msgspec import Meta, Struct
 from horizon.api import times
 from horizon.api.problems import Fault, invalid
 from horizon.core.state import State
-from horizon.service.engine import Engine
 from horizon.service.recovery import fold_until
+from horizon.store.port import EventStore
 
 At = (
     Annotated[
@@ -35,8 +36,10 @@ _POSITION: Final = re.compile(r"[0-9]{1,18}")
 class Past:
     """Folds the log anew for questions about the past, one at a time; the last one answers what follows."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, store: EventStore, head: Callable[[], int]) -> None:
+        """``head`` says up to which position the log is known here."""
+        self._store = store
+        self._head = head
         self._folding = asyncio.Lock()
         self._state: State | None = None
         """Never changed once it is here: whoever was given it may go on reading it."""
@@ -47,31 +50,28 @@ class Past:
 
         Raises ``Problem`` when that cannot be asked about.
         """
-        position, moment_us = self._asked(at)
+        if _POSITION.fullmatch(at):
+            state = await self._as_of(self._checked(int(at)))
+            return state, state.recorded_at_us
+        moment_us = _moment(at)
+        # The store may be a batch ahead of what is known here.
+        state = await self._as_of(min(await self._store.position_at(moment_us), self._head()))
+        return state, max(moment_us, state.recorded_at_us)
+
+    def _checked(self, position: int) -> int:
+        head = self._head()
+        if not 1 <= position <= head:
+            raise invalid([Fault(f"the log has positions 1 to {head}", parameter="at")])
+        return position
+
+    async def _as_of(self, position: int) -> State:
         async with self._folding:
             state = self._state
-            if state is None or not await self._is_as_of(state, position, moment_us):
-                store, head = self._engine.store, self._engine.state.position
+            if state is None or state.position != position:
                 self._state = None  # two of them need not be in memory
-                self._state = state = await fold_until(store, head, position, moment_us)
+                self._state = state = await fold_until(self._store, self._head(), position)
             self._keep_for_a_while()
-        return state, state.recorded_at_us if moment_us is None else max(moment_us, state.recorded_at_us)
-
-    def _asked(self, at: str) -> tuple[int | None, int | None]:
-        if not _POSITION.fullmatch(at):
-            return None, _moment(at)
-        head = self._engine.state.position
-        if not 1 <= int(at) <= head:
-            raise invalid([Fault(f"the log has positions 1 to {head}", parameter="at")])
-        return int(at), None
-
-    async def _is_as_of(self, state: State, position: int | None, moment_us: int | None) -> bool:
-        if moment_us is None:
-            return state.position == position
-        if state.recorded_at_us > moment_us:
-            return False
-        following = await self._engine.store.read_at([state.position + 1])
-        return not following or following[0].recorded_at_us > moment_us
+        return state
 
     def _keep_for_a_while(self) -> None:
         if self._drop is not None:

@@ -93,6 +93,10 @@ async def test_every_read_is_as_the_leaders(standby: aiohttp.ClientSession, sche
         own = await ask(standby, "GET", f"/api/v1{path}", params={"min_position": position})
         assert own.headers["Horizon-As-Of"] == position
         assert own.json == (await ask(scheduler.http, "GET", f"/api/v1{path}")).json
+    for path in ("/state", "/queue/order", "/shares", f"/jobs/{waits['id']}/why"):
+        then = {"at": position}
+        own = await ask(standby, "GET", f"/api/v1{path}", params={**then, "min_position": position})
+        assert own.json == (await ask(scheduler.http, "GET", f"/api/v1{path}", params=then)).json
     why = (await ask(standby, "GET", f"/api/v1/jobs/{waits['id']}/why")).json
     assert (why["waiting"], why["position"]) == (1, 1)
 
