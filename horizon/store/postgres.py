@@ -17,6 +17,7 @@ import structlog
 
 from horizon.core.events import Recorded, Stored
 from horizon.store import codec
+from horizon.store.fitness import POOLER_HINT, check_server, check_sessions
 from horizon.store.migrate import SCHEMA_REVISION, current_revision, migrate
 from horizon.store.port import (
     GENESIS_HASH,
@@ -36,7 +37,6 @@ from horizon.store.port import (
 
 log = structlog.get_logger()
 
-VERSION_MIN: Final = 140_000
 READ_EVENTS: Final = 5_000
 """Events per read: short reads hold no snapshot that would keep the head row from being pruned."""
 PARTITION_MARGIN: Final = 1_000_000
@@ -165,7 +165,7 @@ class PostgresStore:
     async def open(self) -> Head:
         owner = await connect(self._dsn)
         try:
-            await _check_server(owner)
+            await check_server(owner)
             if await current_revision(owner) != SCHEMA_REVISION:
                 await _migrate(self._dsn, owner)
             await _check_schema(owner)
@@ -177,11 +177,21 @@ class PostgresStore:
                 log.warning(
                     "the scheduler writes as the owner of the log: the role horizon_writer is not there"
                 )
+            await self._check_sessions(owner)
             head = head_of(await owner.fetchrow(SELECT_HEAD))
         finally:
             await owner.close()
         await self._open_readers()
         return head
+
+    async def _check_sessions(self, owner: asyncpg.Connection[Any]) -> None:
+        """That connections are our own, and in the role they are to be in."""
+        settings = self._settings()
+        other = await connect(self._dsn, settings)
+        try:
+            await check_sessions(owner, other, settings.get("role"))
+        finally:
+            await other.close()
 
     async def _open_readers(self) -> None:
         if self._readers is None:
@@ -464,37 +474,9 @@ async def connect(
             "password %XX for what is no letter or digit, such as %2F for /"
         ) from None
     except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        if "unsupported startup parameter" in str(error):
+            where = POOLER_HINT
         raise Unavailable(f"Postgres refused the connection ({error}): {where}") from error
-
-
-async def _check_server(connection: asyncpg.Connection[Any]) -> None:
-    """Refuse a server that could lose or hide what it acknowledged."""
-    row = await connection.fetchrow(
-        """SELECT current_setting('server_version_num')::int AS version,
-                  current_setting('server_version') AS version_text,
-                  pg_is_in_recovery() AS standby,
-                  current_setting('transaction_read_only') = 'on' AS read_only,
-                  current_setting('synchronous_commit') AS synchronous_commit,
-                  current_setting('fsync') AS fsync"""
-    )
-    assert row is not None
-    if row["version"] < VERSION_MIN:
-        raise Unavailable(f"this is Postgres {row['version_text']}; Horizon needs 14 or newer")
-    if row["standby"]:
-        raise Unavailable(
-            "this Postgres is a standby and cannot be written to: point DATABASE_URL at the primary"
-        )
-    if row["read_only"]:
-        raise Unavailable(
-            "this Postgres is read-only (default_transaction_read_only): Horizon must write to it"
-        )
-    if row["synchronous_commit"] == "off":
-        raise Unavailable(
-            "synchronous_commit is off, so Postgres may forget what it acknowledged: set it to on; "
-            "Horizon commits in groups and loses little by it"
-        )
-    if row["fsync"] == "off":
-        log.warning("fsync is off in this Postgres: a crash of its machine can destroy the log")
 
 
 async def _migrate(dsn: str, connection: asyncpg.Connection[Any]) -> None:

@@ -411,7 +411,7 @@ async def test_two_schedulers_that_start_at_once_migrate_once(
 
 
 async def test_a_server_that_is_too_old_is_refused(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("horizon.store.postgres.VERSION_MIN", 9_990_000)
+    monkeypatch.setattr("horizon.store.fitness.VERSION_MIN", 9_990_000)
     assert "Horizon needs 14 or newer" in await unfit(database)
 
 
