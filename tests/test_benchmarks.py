@@ -40,5 +40,7 @@ def test_every_benchmark_runs_and_has_a_row_in_the_table() -> None:
         "submit an array",
         "durable submit over HTTP",
         "end to end",
+        "takeover from a killed leader",
+        "read from a standby",
     ):
         assert question in done.stdout, done.stdout

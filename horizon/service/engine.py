@@ -442,8 +442,8 @@ class Engine:
         for ask in self._asks:
             self._answer(ask)
         self._asks = []
-        await self._lease_in_hand()
-        self._act(recorded)
+        if await self._lease_in_hand():
+            self._act(recorded)
         if self._cycle_due or self._inbox:
             self._wake.set()
         self._arm_timer()
@@ -543,17 +543,21 @@ class Engine:
         self.lease.granted(asked_at)
         return recorded
 
-    async def _lease_in_hand(self) -> None:
+    async def _lease_in_hand(self) -> bool:
         """Before processes are started: we may have stood still since the append, and others may lead by now.
 
-        The nodes refuse an older epoch, but those of another data directory have not heard of it.
+        The nodes refuse an older epoch, but those of another data directory have not heard of it. False when
+        we stop without one: whoever leads next starts what is to be started.
         """
-        while not self.lease.holds and not self._stopping:
+        while not self.lease.holds:
+            if self._stopping:
+                return False
             try:
                 await self.lease.renew()
             except Unavailable as error:
                 self._note_trouble(error)
                 await asyncio.sleep(self._config.unavailable_retry_s)
+        return True
 
     def _note_trouble(self, error: StoreError) -> None:
         """Keep it for whoever asks after our health, and log it once, not at every try."""
@@ -668,7 +672,8 @@ class Engine:
                 blobs = {}
                 break
         try:
-            await self._lease_in_hand()
+            if not await self._lease_in_hand():
+                return
         except Fenced:
             return  # the loop learns of it, too, and steps down
         if job.attempt != key.attempt:

@@ -16,7 +16,7 @@ from urllib.request import Request, urlopen
 import asyncpg
 import pytest
 
-from tests.cli.house import HORIZON, PATIENCE_S, environment, eventually, fresh_directory, lines_in
+from tests.cli.house import HORIZON, PATIENCE_S, environment, eventually, fresh_directory, lines_in, run
 
 TOKEN = "a-token-for-two"
 TTL_S = "3"
@@ -208,14 +208,17 @@ def test_a_leader_that_stops_cleanly_hands_over_at_once(start: Start, home: Path
     first, second, third = (start("600") for _ in range(3))
     job = first.ask("POST", "/api/v1/jobs", {"user_id": "alice", "command": "sleep 3; exit 4"})["id"]
     eventually(lambda: first.state(job) == "Running", "a job that runs")
+    command = ("submit", "--workdir", "/tmp", "--follow", "--", "sh", "-c", "echo through a standby; exit 6")
+    done = run(home / "data", *command, HORIZON_URL=third.url, HORIZON_TOKEN=TOKEN)
+    assert (done.returncode, done.stdout) == (6, "through a standby\n")
     assert first.stop() == 0
     eventually(lambda: second.leads() or third.leads(), "another leader")
     led, follows = (second, third) if second.leads() else (third, second)
     eventually(lambda: follows.state(job) == "Failed", "its end, as the follower knows it")
     assert follows.ask("GET", f"/api/v1/jobs/{job}")["exit_code"] == 4
     assert not follows.leads()
-    assert follows.ask("POST", "/api/v1/jobs", {"user_id": "bob", "command": "true"})["number"] == 2
-    assert led.ask("GET", "/api/v1/jobs?limit=1")["total"] == 2
+    assert follows.ask("POST", "/api/v1/jobs", {"user_id": "bob", "command": "true"})["number"] == 3
+    assert led.ask("GET", "/api/v1/jobs?limit=1")["total"] == 3
 
 
 def test_a_standby_whose_nodes_are_named_like_the_leaders_and_are_others_is_turned_away(
