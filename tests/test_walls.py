@@ -318,6 +318,21 @@ GOLDEN: list[tuple[ev.Event, str]] = [
         ev.SigningKeySet(key="horizon/00+0a0b0c0d+AQ==", by="scheduler"),
         '{"type":"SigningKeySet","key":"horizon/00+0a0b0c0d+AQ==","by":"scheduler"}',
     ),
+    (
+        ev.PartitionArchived(
+            first=1,
+            last=9,
+            previous="00",
+            tip="ab",
+            frontier="cd",
+            keys=("k",),
+            file="log.jsonl",
+            sha256="ef",
+            by="owner",
+        ),
+        '{"type":"PartitionArchived","first":1,"last":9,"previous":"00","tip":"ab","frontier":"cd","keys":["k"],'
+        '"file":"log.jsonl","sha256":"ef","by":"owner"}',
+    ),
 ]
 
 

@@ -11,14 +11,19 @@ from aiohttp import web
 from msgspec import Meta, Struct
 
 from horizon.api import times, wire
-from horizon.api.answers import SLICE, event_answer, page
+from horizon.api.answers import SLICE, answered, encode, event_answer, page
 from horizon.api.context import Context
-from horizon.api.problems import Fault, invalid, not_found
+from horizon.api.problems import CONFLICT, Fault, Problem, invalid, not_found
+from horizon.api.reading import JsonBody
+from horizon.core import commands as cmd
 from horizon.core import limits
+from horizon.core.decide import Events
 from horizon.core.events import SCHEMA_VERSIONS, Recorded
+from horizon.core.state import State
 from horizon.store.port import EventStore, Wanted
 
 EVENTS_DEFAULT: Final = 1_000
+ARCHIVE: Final = JsonBody(wire.ArchiveAsked, limits.JOB_BODY_BYTES_MAX, wire.given)
 PAGE_BYTES_MAX: Final = 8 * 1024 * 1024
 """A page ends after the event that reaches this, however many were asked for."""
 SCANNED_MAX: Final = 1_000_000
@@ -91,6 +96,32 @@ async def _events(
             yield recorded
         limit -= len(found)
         after = found[-1].position if len(found) == FOUND_AT_ONCE else after + step
+
+
+async def record_archive(context: Context, request: web.Request) -> web.Response:
+    """Whoever archives has checked the file; here it is seen to end as this log does."""
+    asked, body = await ARCHIVE.read(request)
+    command = cmd.RecordArchive(
+        asked.first,
+        asked.last,
+        asked.previous,
+        asked.tip,
+        asked.frontier,
+        asked.file,
+        asked.sha256,
+        asked.reason or "",
+    )
+    if asked.last > context.state.archived_to:  # else it is refused, or answered as before
+        hashes = [one.hash.hex() for one in await context.engine.store.read_at([asked.last])]
+        if hashes != [asked.tip]:
+            fault = Fault(f"is not the hash of event {asked.last}", "/tip")
+            raise Problem(CONFLICT, f"the tip {fault.detail}", [fault])
+    answer = encode(wire.ArchiveAnswer(asked.first, asked.last, asked.file, asked.sha256))
+
+    def render(state: State, events: Events, now_us: int) -> tuple[int, bytes]:
+        return 201, answer
+
+    return answered(await context.ask(request, body, command, render))
 
 
 async def get_checkpoint(context: Context, request: web.Request) -> web.Response:

@@ -46,6 +46,7 @@ _PROBLEMS: Final = {
         problems.UNAUTHORIZED,
         problems.NOT_FOUND,
         problems.CONFLICT,
+        problems.ARCHIVED,
         problems.STALE,
         problems.TOO_LARGE,
         problems.MEDIA_TYPE,
@@ -196,4 +197,6 @@ def _refusals(route: Route) -> list[int]:
         refusals |= {400, 413, 415}
     if route.changes:
         refusals.add(400)
+    if route.query is not None and "at" in route.query.expected.__struct_fields__:
+        refusals.add(410)
     return sorted(refusals)

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from horizon.core.decide import Refusal, Rejected
 from horizon.service.engine import Busy, KeyReused, Stopped
-from horizon.store.port import StoreError
+from horizon.store.port import Archived, StoreError
 
 log = structlog.get_logger()
 
@@ -43,6 +43,7 @@ UNAUTHORIZED: Final = Kind("unauthorized", 401, "A token is needed")
 NOT_FOUND: Final = Kind("not-found", 404, "There is no such thing")
 METHOD: Final = Kind("method-not-allowed", 405, "This cannot be done here")
 CONFLICT: Final = Kind("conflict", 409, "Things stand differently")
+ARCHIVED: Final = Kind("archived", 410, "It is in a file that is not here")
 STALE: Final = Kind("stale", 412, "It has changed since you read it")
 TOO_LARGE: Final = Kind("too-large", 413, "The request is too large")
 MEDIA_TYPE: Final = Kind("media-type", 415, "The request is not JSON")
@@ -142,6 +143,8 @@ def problem_for(error: Exception, method: str, path: str) -> Problem:
             return Problem(_REFUSALS[error.kind], error.message, faults)
         case Busy():
             return unavailable(str(error), retry_after_s=1)
+        case Archived():
+            return Problem(ARCHIVED, str(error))
         case Stopped() | StoreError():
             return unavailable(str(error), retry_after_s=5)
         case KeyReused():

@@ -154,7 +154,14 @@ ROUTES: Final = (
         why.WhyAnswer,
         query=_query(AtQuery),
     ),
-    Route("GET", f"{API}/jobs/{{id:[^/]+}}/events", jobs.get_job_events, "A job's history", wire.JobEvents),
+    Route(
+        "GET",
+        f"{API}/jobs/{{id:[^/]+}}/events",
+        jobs.get_job_events,
+        "A job's history",
+        wire.JobEvents,
+        refusals=(410,),
+    ),
     Route(
         "GET",
         f"{API}/jobs/{{id:[^/]+}}/logs",
@@ -321,6 +328,17 @@ ROUTES: Final = (
         "Read the log",
         wire.EventPage,
         query=_query(events.EventsQuery),
+        refusals=(410,),
+    ),
+    Route(
+        "POST",
+        f"{API}/log/archived",
+        events.record_archive,
+        "Put on record that a partition of the log is in a file",
+        wire.ArchiveAnswer,
+        201,
+        body=events.ARCHIVE,
+        refusals=(409,),
     ),
     Route(
         "GET",

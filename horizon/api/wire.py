@@ -324,6 +324,33 @@ ArrayNumber = Annotated[
 ArrayIndex = Annotated[int | None, Meta(description="Of a task: its index in the array.")]
 
 
+Hash = Annotated[str, Meta(pattern="^[0-9a-f]{64}$", description="In hex.")]
+
+
+class ArchiveAsked(Struct, forbid_unknown_fields=True):
+    """A partition of the log that is in a file, which was checked."""
+
+    first: Annotated[int, Meta(ge=1, le=SIGNED_64_MAX, description="The position of its first event.")]
+    last: Annotated[int, Meta(ge=1, le=SIGNED_64_MAX)]
+    previous: Annotated[Hash, Meta(description="Of the event before the first.")]
+    tip: Annotated[Hash, Meta(description="Of the last.")]
+    frontier: Annotated[
+        str, Meta(pattern="^([0-9a-f]{64}){1,63}$", description="The tree's at the last: its hashes, in hex.")
+    ]
+    file: Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$", description="Its name.")]
+    sha256: Annotated[Hash, Meta(description="Of the file.")]
+    reason: Reason | Optional = UNSET
+
+
+class ArchiveAnswer(Struct):
+    """What is on record of it."""
+
+    first: int
+    last: int
+    file: str
+    sha256: str
+
+
 class JobAnswer(Struct, gc=False):
     """A job: what was asked for, and what became of it."""
 

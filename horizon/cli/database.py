@@ -11,7 +11,7 @@ from typing import Final
 
 import click
 
-from horizon.cli import exits, lock
+from horizon.cli import exits, lock, places
 from horizon.cli.exits import CliError
 from horizon.service.verify import StoredEvents, Unsound
 from horizon.store.embedded import EmbeddedPostgres
@@ -24,15 +24,17 @@ PROGRESS_EVERY_S: Final = 2.0
 
 
 @asynccontextmanager
-async def log_reader(directory: Path) -> AsyncIterator[LogReader]:
+async def log_reader(directory: Path, *archives: Path) -> AsyncIterator[LogReader]:
     """The log that DATABASE_URL names, or the one in the data directory, whether Horizon runs there or not.
+
+    ``archives`` are directories with files of archived partitions, besides the one where they should be.
 
     Whatever goes wrong with it becomes a ``CliError``.
     """
     try:
         async with AsyncExitStack() as parts:
             dsn = os.environ.get("DATABASE_URL") or await _embedded(directory, parts)
-            reader = LogReader(dsn)
+            reader = LogReader(dsn, [*archives, places.archive(directory)])
             parts.push_async_callback(reader.close)
             await reader.open()
             yield reader

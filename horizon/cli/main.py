@@ -64,6 +64,7 @@ SECTIONS: Final[dict[str, dict[str, Place]]] = {
         "replay": Place("replay", "Fold the log up to a moment: the system as it was, or what changed."),
         "prove": Place("proof", "Prove that a job's events are in the log that was signed."),
         "export": Place("proof", "Write the log out, for whoever checks it without Horizon."),
+        "archive": Place("archive", "Move the oldest full partitions of the log into files, each checked."),
         "keys": Place("proof", "Show the key that the log is signed with; `keys rotate` makes a new one."),
     },
 }

@@ -109,6 +109,12 @@ def own_signing_key(directory: Path) -> Path:
     return directory / "keys" / "signing.key"
 
 
+def archive(directory: Path) -> Path:
+    """Where the files of archived partitions are: what ``HORIZON_ARCHIVE`` names, or in the directory."""
+    chosen = os.environ.get("HORIZON_ARCHIVE")
+    return Path(chosen).expanduser().absolute() if chosen else directory / "archive"
+
+
 def checkpoints(directory: Path) -> Path:
     """The file of signed checkpoints."""
     return directory / "checkpoints"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,9 @@ from horizon.cli.output import clean
 if TYPE_CHECKING:
     from horizon.service.verify import Decisions, Report
     from horizon.store.note import VerifyKey
+    from horizon.store.port import Archive
     from horizon.store.proof import Proof
+    from horizon.store.reader import LogReader
 
 
 @click.group(
@@ -92,7 +95,7 @@ def verify(
     import asyncio
 
     directory = places.data_directory(data_dir or ctx.find_root().obj["data_dir"])
-    keys = _keys(texts) or _own_keys(directory)
+    keys = _keys(texts) or own_keys(directory)
     if exported is None:
         own = places.checkpoints(directory)
         files = [*([own] if own.exists() else []), *map(Path, kept)]
@@ -107,7 +110,7 @@ def verify(
     )
 
 
-def _own_keys(directory: Path) -> list[VerifyKey]:
+def own_keys(directory: Path) -> list[VerifyKey]:
     """The key of a data directory, and the one before while that has not handed over."""
     from horizon.service.keys import BadKey, KeyFile
 
@@ -136,12 +139,85 @@ async def _verify(directory: Path, files: list[Path], keys: list[VerifyKey], wit
     decisions = Decisions() if with_decisions else None
     progress = progress_printer("checking the log")
     async with log_reader(directory) as reader:
+        away = (await reader.archives()).away()
+        if away:
+            if with_decisions:
+                raise CliError(
+                    f"cycles are run again from the first event on, and {away[0].file} is not here: name its "
+                    "directory in HORIZON_ARCHIVE"
+                )
+            return await _verify_rest(reader, away, files, keys)
         try:
             found = await verify(reader, map(NoteFile, files), keys, progress, decisions)
         except Unsound as unsound:
             raise CliError(f"the log does not hold: {unsound}") from unsound
     _say(found, trusted=bool(keys))
     return exits.OK if decisions is None else _say_decisions(decisions)
+
+
+async def _verify_rest(
+    reader: LogReader, away: list[Archive], files: list[Path], keys: list[VerifyKey]
+) -> int:
+    """Check what is behind the archives that are not here: it must hang on what is on record of them, and
+    lead to what was signed since. That is what the auditor does with an export that does not begin at 1."""
+    from horizon.auditor import NOTE, UNREADABLE, Audit, Key, Note, Wrong
+    from horizon.cli.database import progress_printer
+    from horizon.store.export import plan_export
+
+    if not keys:
+        raise CliError("name the key to check it with: --key PUB, as `horizon keys` shows it", exits.USAGE)
+    gap = away[-1]
+    plan = await plan_export(reader, gap.last + 1, None)
+    progress = progress_printer("checking the log")
+    audit: Audit | None = None
+    recorded = False
+    try:
+        kept = [Note(text) for file in files for text in NOTE.findall(file.read_text())]
+        async for position, chunk in plan.lines():
+            for text in chunk.splitlines():
+                line = json.loads(text)
+                if audit is None:
+                    audit = Audit(line, [Key(str(key)) for key in keys], kept)
+                    continue
+                audit.line(line)
+                recorded = recorded or _says(line, gap)
+            progress(position - gap.last, plan.last - gap.last)
+        assert audit is not None
+        head = await reader.head()
+        if head.position == audit.position and head.tip != audit.tip:
+            raise Wrong(head.position, "the head of the log does not say what its last event is")
+        if not recorded:
+            raise Wrong(
+                gap.first, f"events up to {gap.last} are not here, and nothing says that they are archived"
+            )
+    except UNREADABLE as error:
+        raise CliError(f"the log cannot be read: {type(error).__name__}: {error}") from error
+    except Wrong as wrong:
+        raise CliError(f"the log does not hold: {wrong}") from wrong
+    click.echo(f"the log {audit.origin} holds behind event {gap.last:,}")
+    for one in away:
+        click.echo(
+            f"  archived  events {one.first:,} to {one.last:,} are in {one.file}, not here: not checked"
+        )
+    click.echo(f"  bytes     {audit.position - gap.last:,} events behind, each hash made anew, to the head")
+    click.echo(
+        "  order     positions, times, epochs, streams, causes; moves of jobs, as far as they are here"
+    )
+    click.echo(
+        f"  signed    up to {audit.signed:,}, those not here included: {audit.checkpoints:,} checkpoints hold"
+    )
+    click.echo(f"  unsigned  {audit.position - audit.signed:,} events behind that are linked only")
+    return exits.OK
+
+
+def _says(line: dict[str, Any], archive: Archive) -> bool:
+    """Whether an event is the one that put this archive on record."""
+    if line.get("type") != "PartitionArchived":
+        return False
+    event = json.loads(line["payload"])
+    said = (event["first"], event["last"], event["tip"], event["frontier"], event["sha256"])
+    known = (archive.tip.hex(), archive.frontier.hex(), archive.sha256.hex())
+    return said == (archive.first, archive.last, *known)
 
 
 async def _decide_again(directory: Path, exported: str) -> int:

@@ -157,7 +157,7 @@ class Scheduler:
         name = f"{socket.gethostname()}/{os.getpid()}"
         candidate = Candidate(home, name, settings.advertise or self.url, settings.lease_ttl_s)
         return Engine(
-            PostgresStore(self.dsn, candidate),
+            PostgresStore(self.dsn, candidate, [places.archive(settings.data_dir)]),
             LocalExecutor(settings.data_dir, self.inventories),
             clock,
             Ids(clock),

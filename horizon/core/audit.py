@@ -216,6 +216,11 @@ def _refusal_faults(state: State, event: ev.CommandRefused) -> Iterator[str]:
         yield f"it refuses a change of {event.target}, of which nothing is known"
 
 
+def _archive_faults(state: State, event: ev.PartitionArchived) -> Iterator[str]:
+    if event.first != state.archived_to + 1 or not event.first <= event.last <= state.position:
+        yield f"events {event.first} to {event.last} are archived, behind {state.archived_to}"
+
+
 _ELSE: Final[dict[type[ev.Event], Callable[[State, Any], Iterator[str]]]] = {
     ev.NodeRegistered: _inventory_faults,
     ev.NodeChanged: _inventory_faults,
@@ -225,5 +230,6 @@ _ELSE: Final[dict[type[ev.Event], Callable[[State, Any], Iterator[str]]]] = {
     ev.BookingMade: _booking_faults,
     ev.BookingEnded: _end_faults,
     ev.PolicySet: _policy_faults,
+    ev.PartitionArchived: _archive_faults,
     ev.CommandRefused: _refusal_faults,
 }

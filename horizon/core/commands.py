@@ -131,6 +131,19 @@ class EndBooking(Struct, frozen=True):
     reason: str = ""
 
 
+class RecordArchive(Struct, frozen=True):
+    """Put on record that a partition of the log is in a file; what these say is in ``PartitionArchived``."""
+
+    first: int
+    last: int
+    previous: str
+    tip: str
+    frontier: str
+    file: str
+    sha256: str
+    reason: str = ""
+
+
 class SetShare(Struct, frozen=True):
     """Give an account or a user this weight among its siblings, and an account these bounds; a field left
     unset stays as it is."""
@@ -206,6 +219,7 @@ Command = (
     | Requeue
     | Erase
     | Checkpoint
+    | RecordArchive
     | SetShare
     | SetPolicy
     | RegisterNode
@@ -242,6 +256,7 @@ _STREAM_OF: Final[dict[type, Callable[[Any], str | None]]] = {
     ReportReleased: _job_stream,
     SetShare: lambda command: f"share/{command.path}",
     SetPolicy: lambda command: "policy",
+    RecordArchive: lambda command: "system",
     RegisterNode: lambda command: f"node/{command.inventory.name}",
     LoseNode: lambda command: f"node/{command.name}",
     CordonNode: lambda command: f"node/{command.name}",

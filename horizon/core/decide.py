@@ -515,6 +515,31 @@ def _bounds(state: State, c: cmd.SetShare, user: bool) -> Events:
     return (ev.QuotaSet(path=c.path, max_gpus=max_gpus, guaranteed_gpus=guaranteed_gpus, reason=c.reason),)
 
 
+def _record_archive(state: State, c: cmd.RecordArchive, given: Given) -> Events:
+    if c.first != state.archived_to + 1:
+        message = (
+            f"the log is archived to {state.archived_to}: the next file begins at {state.archived_to + 1}"
+        )
+        raise Rejected(Refusal.CONFLICT, message, "/first")
+    if not c.first <= c.last < state.position:
+        message = f"what is archived ends before the last event, which is {state.position}"
+        raise Rejected(Refusal.CONFLICT, message, "/last")
+    return (
+        ev.PartitionArchived(
+            first=c.first,
+            last=c.last,
+            previous=c.previous,
+            tip=c.tip,
+            frontier=c.frontier,
+            keys=tuple(key for position, key in state.signing_keys.items() if position <= c.last),
+            file=c.file,
+            sha256=c.sha256,
+            by=given.actor,
+            reason=c.reason,
+        ),
+    )
+
+
 _DECIDE: Final[dict[type[Any], Callable[[State, Any, Given], Events]]] = {
     cmd.Submit: _submit,
     cmd.SubmitBatch: _submit_batch,
@@ -537,4 +562,5 @@ _DECIDE: Final[dict[type[Any], Callable[[State, Any, Given], Events]]] = {
     cmd.EndBooking: _end_booking,
     cmd.SetPolicy: _set_policy,
     cmd.SetShare: _set_share,
+    cmd.RecordArchive: _record_archive,
 }

@@ -435,6 +435,31 @@ class CommandRefused(Event, frozen=True):
         return self.by, self.command, self.target, self.kind
 
 
+class PartitionArchived(Event, frozen=True):
+    """The oldest events in the database are in a file, which was checked, and so may leave the database."""
+
+    first: int
+    """The positions of the first and the last of them."""
+    last: int
+    previous: str
+    """The hash of the event before the first, in hex."""
+    tip: str
+    """The hash of the last, in hex."""
+    frontier: str
+    """The hashes of the tree's frontier there, one behind the other, in hex: where the next event goes on."""
+    keys: tuple[str, ...]
+    """The keys that the log had named up to there to sign it with."""
+    file: str
+    """The name of the file. It goes on to the next checkpoint, so that all of them are signed in it."""
+    sha256: str
+    by: str
+    reason: str = ""
+
+    @property
+    def stream(self) -> str:
+        return "system"
+
+
 AnyEvent = (
     JobSubmitted
     | JobHeld
@@ -469,6 +494,7 @@ AnyEvent = (
     | PolicySet
     | LeaderElected
     | SigningKeySet
+    | PartitionArchived
     | CommandRefused
 )
 EVENT_TYPES: Final[tuple[type[Event], ...]] = get_args(AnyEvent)

@@ -652,6 +652,10 @@ def _command_refused(state: State, event: ev.CommandRefused) -> None:
         del refusals.seen[next(iter(refusals.seen))]
 
 
+def _partition_archived(state: State, event: ev.PartitionArchived) -> None:
+    state.archived_to = event.last
+
+
 def _leader_elected(state: State, event: ev.LeaderElected) -> None:
     pass  # the envelope's epoch says it all
 
@@ -691,5 +695,6 @@ _ELSE: Final[dict[type[ev.Event], Callable[[State, Any], None]]] = {
     ev.PolicySet: _policy_set,
     ev.LeaderElected: _leader_elected,
     ev.SigningKeySet: _signing_key_set,
+    ev.PartitionArchived: _partition_archived,
     ev.CommandRefused: _command_refused,
 }

@@ -29,6 +29,7 @@ OF_CONSEQUENCE: Final[frozenset[type[Any]]] = frozenset(
         cmd.RecoverDevice,
         cmd.Book,
         cmd.EndBooking,
+        cmd.RecordArchive,
     }
 )
 _TELLING: Final = (Refusal.CONFLICT, Refusal.STALE)

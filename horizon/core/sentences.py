@@ -257,6 +257,10 @@ def _signing_key_set(state: State, event: ev.SigningKeySet, actor: str) -> str:
     return f"checkpoints of the log are signed with {event.key} from here on"
 
 
+def _partition_archived(state: State, event: ev.PartitionArchived, actor: str) -> str:
+    return f"{event.by} archived events {event.first} to {event.last} in {event.file}{_because(event.reason)}"
+
+
 _ASKS: Final = {
     "Cancel": "to cancel",
     "Update": "to change",
@@ -270,6 +274,7 @@ _ASKS: Final = {
     "RecoverDevice": "to use again",
     "Book": "to make",
     "EndBooking": "to end",
+    "RecordArchive": "to archive the log of",
 }
 
 
@@ -314,5 +319,6 @@ _SENTENCES: Final[dict[type[ev.Event], Callable[[State, Any, str], str]]] = {
     ev.PolicySet: _policy_set,
     ev.LeaderElected: _leader_elected,
     ev.SigningKeySet: _signing_key_set,
+    ev.PartitionArchived: _partition_archived,
     ev.CommandRefused: _command_refused,
 }

@@ -361,6 +361,8 @@ class State(Struct, eq=False):
     """The version of each stream that is not a job's."""
     signing_keys: dict[int, str] = {}
     """The public halves of the keys that sign the log's checkpoints, by the position from which each does."""
+    archived_to: int = 0
+    """The position of the last event that is on record as archived."""
     refusals: Refusals = field(default_factory=Refusals)
     policy: Policy = Policy()
     policy_version: int = 0
@@ -487,7 +489,7 @@ def digested(state: State) -> Iterator[bytes]:
     queue = state.queue
     everything: tuple[Any, ...] = (
         (state.position, state.recorded_at_us, state.epoch, state.cycle, state.policy_version),
-        list(state.signing_keys.items()),
+        (list(state.signing_keys.items()), state.archived_to),
         (state.refusals.count, list(state.refusals.seen.items())),
         state.policy,
         state.numbered,

@@ -40,6 +40,7 @@ from horizon.service.notary import Distrust, Notary
 from horizon.service.recovery import fold_log
 from horizon.store.port import (
     Answer,
+    Archive,
     Batch,
     Corrupt,
     EventStore,
@@ -520,7 +521,7 @@ class Engine:
             if ask.key is not None and ask.reply is not None
         )
         blobs = {digest: data for ask in asks for digest, data in ask.blobs.items() if ask.reply is not None}
-        batch = Batch(tuple(builder.drafts), now_us, blobs, answers, _erased(builder, asks))
+        batch = Batch(tuple(builder.drafts), now_us, blobs, answers, *_beside(builder, asks))
         try:
             return await self._append_leased(batch)
         except UnknownOutcome as unknown:
@@ -803,17 +804,26 @@ class Engine:
         self._wake.set()
 
 
+_ALONE: Final[frozenset[type]] = frozenset({cmd.Erase, cmd.RecordArchive})
+
+
 def _goes_alone(ask: Ask) -> bool:
-    """What may have spoilt an append; and an erasure, for beside it nobody may file what it erases."""
-    return ask.tries > 0 or type(ask.command) is cmd.Erase
+    """What may have spoilt an append; and what changes more of the store than the log: beside an erasure
+    nobody may file what it erases."""
+    return ask.tries > 0 or type(ask.command) in _ALONE
 
 
-def _erased(batch: BatchBuilder, asks: list[Ask]) -> tuple[str, ...]:
-    """The digests of the blobs that go with this append."""
-    if not asks or type(asks[0].command) is not cmd.Erase:
-        return ()
-    events = (draft.event for draft in batch.drafts)
-    return tuple(digest for event in events if isinstance(event, ev.BlobsErased) for digest in event.digests)
+def _beside(batch: BatchBuilder, asks: list[Ask]) -> tuple[tuple[str, ...], Archive | None]:
+    """What goes on in the store beside the log, with what went alone: blobs to erase, an archive to note."""
+    if not asks or not batch.drafts or not _goes_alone(asks[0]):
+        return (), None
+    event = batch.drafts[-1].event
+    if isinstance(event, ev.BlobsErased):
+        return event.digests, None
+    if not isinstance(event, ev.PartitionArchived):
+        return (), None
+    frontier, tip, sha256 = map(bytes.fromhex, (event.frontier, event.tip, event.sha256))
+    return (), Archive(event.first, event.last, frontier, tip, event.file, sha256)
 
 
 def _key(job: Job) -> AttemptKey:

@@ -16,12 +16,13 @@ import zlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from msgspec import Struct
 
 from horizon.core.events import Stored
+from horizon.store.line import Line, line_of, stored_in
 from horizon.store.port import GENESIS_HASH, Corrupt, Head, Signed
 from horizon.store.reader import LogReader
 from horizon.store.tree import Frontier
@@ -40,42 +41,6 @@ class Header(Struct, rename={"from_": "from"}):
     to: int
     frontier: list[str]
     tip: str
-
-
-class Line(Struct):
-    """An event; bytes in hex, but for the payload."""
-
-    position: int
-    recorded_at_us: int
-    epoch: int
-    type: str
-    schema_version: int
-    stream: str
-    stream_version: int
-    actor: str
-    command_id: str
-    correlation_id: str
-    causation: int
-    payload: str
-    hash: str
-
-
-def line_of(stored: Stored, payload: str) -> Line:
-    return Line(
-        stored.position,
-        stored.recorded_at_us,
-        stored.epoch,
-        stored.type,
-        stored.schema_version,
-        stored.stream,
-        stored.stream_version,
-        stored.actor,
-        stored.command_id.hex(),
-        stored.correlation_id.hex(),
-        stored.causation,
-        payload,
-        stored.hash.hex(),
-    )
 
 
 def event_line(stored: Stored) -> bytes:
@@ -146,12 +111,15 @@ async def frontier_at(reader: LogReader, size: int) -> tuple[Frontier, bytes]:
     It begins from what was filed with a checkpoint, and is as right as that; whoever checks finds out.
     """
     near = await reader.newest_checkpoint(size)
+    archive = (await reader.archives()).ending_at(size)
     frontier, tip = Frontier(), GENESIS_HASH
-    if near is not None:
+    if archive is not None and (near is None or near.size <= archive.last):
+        with suppress(ValueError):
+            frontier, tip = Frontier.unpacked(archive.last, archive.frontier), archive.tip
+    elif near is not None:
         with suppress(ValueError):  # somebody has spoilt it: then from the beginning
             frontier = Frontier.unpacked(near.size, near.frontier)
-            rows: list[Any] = await reader.fetch("SELECT hash FROM events WHERE position = $1", near.size)
-            tip = rows[0]["hash"] if rows else GENESIS_HASH
+            tip = await reader.hash_at(near.size)
     async for tip in reader.hashes(frontier.size, size):
         frontier.add(tip)
     if frontier.size != size:
@@ -191,7 +159,7 @@ class ExportFile:
             if number == 1 or whole or line.startswith(b'{"checkpoint":'):
                 continue
             try:
-                stored = _stored(msgspec.json.decode(line, type=Line))
+                stored = stored_in(msgspec.json.decode(line, type=Line))
             except (msgspec.MsgspecError, ValueError) as error:
                 raise Corrupt(f"line {number} of {self._path} is no event: {error}") from error
             if after < stored.position <= end:
@@ -212,21 +180,3 @@ class ExportFile:
                 yield from gzip.GzipFile(fileobj=raw) if packed else raw
         except (OSError, EOFError, zlib.error) as error:
             raise Corrupt(f"{self._path} cannot be read: {error}") from error
-
-
-def _stored(line: Line) -> Stored:
-    return Stored(
-        line.position,
-        line.recorded_at_us,
-        line.epoch,
-        line.type,
-        line.schema_version,
-        line.stream,
-        line.stream_version,
-        line.actor,
-        bytes.fromhex(line.command_id),
-        bytes.fromhex(line.correlation_id),
-        line.causation,
-        line.payload.encode(),
-        bytes.fromhex(line.hash),
-    )

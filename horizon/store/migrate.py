@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import asyncpg
 
-SCHEMA_REVISION: Final = "0004"
+SCHEMA_REVISION: Final = "0005"
 """The schema this program works on; the newest of ``migrations/versions``."""
 
 

@@ -75,6 +75,8 @@ class Batch(Struct, frozen=True):
     answers: tuple[Answer, ...] = ()
     erased: tuple[str, ...] = ()
     """Digests of blobs that are gone with it; none of those that it has itself."""
+    archive: Archive | None = None
+    """What its last event says of a partition, to be found by whoever looks for those events."""
 
 
 class Wanted(Struct, frozen=True):
@@ -100,12 +102,30 @@ class Signed(Struct, frozen=True):
     note: str
 
 
+class Archive(Struct, frozen=True):
+    """A partition of the log that is in a file; the event ``PartitionArchived`` says the same."""
+
+    first: int
+    last: int
+    frontier: bytes
+    """Of the tree at its last event, as in ``Signed``."""
+    tip: bytes
+    file: str
+    sha256: bytes
+    position: int = 0
+    """Of that event; 0 before it has one."""
+
+
 class StoreError(Exception):
     """The base of what a store may raise; the message says what to do."""
 
 
 class Unavailable(StoreError):
     """The store cannot be used: unreachable, refused, unfit. Nothing was appended."""
+
+
+class Archived(StoreError):
+    """The events that were asked for are in a file, which is not here. The message names it."""
 
 
 class Fenced(StoreError):

@@ -7,21 +7,26 @@ the batch in the same breath, so whoever lost the lead changes 0 rows and knows 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import asyncpg
 import structlog
+from msgspec.structs import astuple
 
 from horizon.core.events import Recorded, Stored
 from horizon.store import codec
+from horizon.store.archive import Archives
 from horizon.store.fitness import POOLER_HINT, check_server, check_sessions
 from horizon.store.migrate import SCHEMA_REVISION, current_revision, migrate
 from horizon.store.port import (
     GENESIS_HASH,
     Answer,
+    Archive,
     Batch,
     Candidate,
     Corrupt,
@@ -39,8 +44,8 @@ log = structlog.get_logger()
 
 READ_EVENTS: Final = 5_000
 """Events per read: short reads hold no snapshot that would keep the head row from being pruned."""
-PARTITION_MARGIN: Final = 1_000_000
-"""The next partition is made when fewer positions than this have one."""
+PARTITION_MARGIN: Final = 5
+"""The next partition is made when less than this part of one is left."""
 _READ_CHECKPOINTS: Final = 1_000
 READERS_MAX: Final = 4
 APPLICATION: Final = "horizon"
@@ -77,6 +82,10 @@ _APPEND_WITH: Final = f"{_BESIDE} SELECT count(*) FROM head"
 _APPEND_ERASING: Final = f"""{_BESIDE},
 d AS (DELETE FROM blobs USING head WHERE digest = ANY($23::text[]))
 SELECT count(*) FROM head"""
+_APPEND_ARCHIVE: Final = f"""{_BESIDE},
+p AS (INSERT INTO archives (first, last, frontier, tip, file, sha256, position)
+      SELECT $23::bigint, $24::bigint, $25::bytea, $26::bytea, $27::text, $28::bytea, $4 FROM head)
+SELECT count(*) FROM head"""
 COLUMNS: Final = """position, recorded_at_us, epoch, type, schema_version, stream, stream_version, actor,
                      command_id, correlation_id, causation, payload, hash"""
 SELECT_EVENTS: Final = f"SELECT {COLUMNS} FROM events WHERE position > $1 ORDER BY position LIMIT $2"
@@ -100,6 +109,9 @@ _POSITION_AT: Final = """
 """Halves the log until one position is left. What is not in the table any more was before all that is."""
 _SELECT_CHECKPOINTS: Final = """SELECT size, frontier, note FROM checkpoints WHERE size > $1
                                 ORDER BY size LIMIT $2"""
+_ARCHIVES: Final = "SELECT first, last, frontier, tip, file, sha256, position FROM archives"
+SELECT_RECORDED: Final = f"{_ARCHIVES} ORDER BY first"
+SELECT_ARCHIVES: Final = f"{_ARCHIVES} WHERE last < partitions_begin() ORDER BY first"
 SELECT_HEAD: Final = "SELECT log_id, epoch, position, tip, recorded_at_us FROM log_head WHERE id = 1"
 _IN_TURN: Final = """(leader = $1 OR (NOT $2 AND ($3::bigint IS NULL OR (
                           epoch = $3 AND ($4 OR lease_until <= clock_timestamp())))))"""
@@ -147,8 +159,10 @@ written and not yet flushed, and what was written of it may survive."""
 class PostgresStore:
     """One scheduler's view of the log in a database."""
 
-    def __init__(self, dsn: str, candidate: Candidate | None = None) -> None:
+    def __init__(self, dsn: str, candidate: Candidate | None = None, archive: Sequence[Path] = ()) -> None:
+        """``archive`` are the directories where the files of archived partitions may be."""
         self._dsn = dsn
+        self._archive = archive
         self._candidate = candidate or Candidate()
         self._name = os.urandom(16)
         """Tells our own elections, even one whose answer was lost, from those of others."""
@@ -157,7 +171,7 @@ class PostgresStore:
         self._append_with: Any = None
         self._readers: asyncpg.Pool[Any] | None = None
         self._head: Head | None = None
-        self._partitions_end = 0
+        self._partitions_end = self._partition_margin = 0
         self._as_owner = False
 
     # --- opening --------------------------------------------------------------------------------------
@@ -266,16 +280,15 @@ class PostgresStore:
             self._writer.terminate()
         self._writer = self._head = None
 
-    async def _ensure_partitions(self) -> None:
-        """Have room ahead: made as the owner, on a connection of its own."""
+    async def _ensure_partitions(self, tail: int = 0) -> None:
+        """Have room ahead of this position and of the end: made as the owner, on a connection of its own."""
         owner = await connect(self._dsn)
         try:
-            position = await owner.fetchval("SELECT position FROM log_head")
-            partitions = await owner.fetchval(
-                "SELECT count(*) FROM pg_inherits WHERE inhparent = 'events'::regclass"
-            )
-            self._partitions_end = partitions * 5_000_000 + 1
-            while position + PARTITION_MARGIN >= self._partitions_end:
+            position = max(tail, await owner.fetchval("SELECT position FROM log_head"))
+            size = await owner.fetchval("SELECT partition_size()")
+            self._partition_margin = size // PARTITION_MARGIN
+            self._partitions_end = await owner.fetchval("SELECT partitions_end()")
+            while position + self._partition_margin >= self._partitions_end:
                 self._partitions_end = await owner.fetchval("SELECT add_partition()")
         finally:
             await owner.close()
@@ -283,7 +296,7 @@ class PostgresStore:
     async def _top_up_partitions(self, tail: Head) -> None:
         """There is room for a long while yet: that no more can be made is a warning until there is none."""
         try:
-            await self._ensure_partitions()
+            await self._ensure_partitions(tail.position)
         except (StoreError, *TROUBLE) as error:
             log.warning("no partition can be added to the log", error=str(error), end=self._partitions_end)
             if tail.position >= self._partitions_end:
@@ -315,7 +328,7 @@ class PostgresStore:
             raise UnknownOutcome("the connection to Postgres was lost", 0, b"")
         sealed = codec.seal(head, batch.drafts, batch.recorded_at_us)
         tail = codec.after(head, sealed)
-        if tail.position + PARTITION_MARGIN >= self._partitions_end:
+        if tail.position + self._partition_margin >= self._partitions_end:
             await self._top_up_partitions(tail)
         arguments: tuple[Any, ...] = (
             head.epoch,
@@ -336,12 +349,14 @@ class PostgresStore:
             [one.hash for one in sealed],
         )
         statement = self._append
-        if batch.blobs or batch.answers or batch.erased:
+        if batch.blobs or batch.answers or batch.erased or batch.archive:
             statement = self._append_with
             arguments = (*arguments, *_beside(batch))
         try:
             if batch.erased:  # too seldom to be prepared
                 count = await writer.fetchval(_APPEND_ERASING, *arguments, list(batch.erased))
+            elif batch.archive:
+                count = await writer.fetchval(_APPEND_ARCHIVE, *arguments, *astuple(batch.archive)[:-1])
             else:
                 count = await statement.fetchval(*arguments)
         except Exception as error:  # whatever the driver raises, the question is what it says of the outcome
@@ -358,35 +373,75 @@ class PostgresStore:
     ) -> AsyncIterator[Recorded]:
         position, left = after, limit
         if previous is None:
-            previous = GENESIS_HASH
-            if after:
-                previous = next((one.hash for one in await self.read_at([after])), GENESIS_HASH)
+            previous = await self._hash_at(after)
         while left is None or left > 0:
-            rows = await self._fetch(
-                SELECT_EVENTS, position, READ_EVENTS if left is None else min(READ_EVENTS, left)
-            )
+            limit = READ_EVENTS if left is None else min(READ_EVENTS, left)
+            rows = await self._fetch(SELECT_EVENTS, position, limit)
+            in_a_file = bool(rows) and rows[0]["position"] > position + 1
+            if in_a_file:
+                rows = await self._archived(position, limit) or rows
             for row in rows:
                 recorded = _recorded(row)
                 codec.check_link(recorded, position + 1, previous)
                 position, previous = recorded.position, recorded.hash
                 yield recorded
-            if len(rows) < READ_EVENTS:
+            if len(rows) < limit and not in_a_file:
                 return
             left = None if left is None else left - len(rows)
 
+    async def _hash_at(self, position: int) -> bytes:
+        """What the event behind this position must hang on."""
+        if not position:
+            return GENESIS_HASH
+        archive = (await self.archives()).ending_at(position)
+        if archive is not None and archive.last == position:
+            return archive.tip
+        return next((one.hash for one in await self.read_at([position])), GENESIS_HASH)
+
+    async def archives(self) -> Archives:
+        """The partitions that are in files and not in the table any more."""
+        return Archives([Archive(*row) for row in await self._fetch(SELECT_ARCHIVES)], self._archive)
+
     async def read_at(self, positions: Iterable[int]) -> list[Recorded]:
-        return [_recorded(row) for row in await self._fetch(_SELECT_AT, list(positions))]
+        wanted = sorted(set(positions))
+        found = [_recorded(row) for row in await self._fetch(_SELECT_AT, wanted)]
+        if len(found) < len(wanted):
+            archives, here = await self.archives(), {one.position for one in found}
+            missing = [one for one in wanted if one not in here and archives.holding(one)]
+            found = [*[await self._archived_at(archives, one) for one in missing], *found]
+        return found
+
+    async def _archived(self, after: int, limit: int) -> list[tuple[Any, ...]]:
+        """So many events behind a position, or some less, out of a file; none when they are in none."""
+        archives = await self.archives()
+        if archives.holding(after + 1) is None:
+            return []
+        return [astuple(one) for one in await asyncio.to_thread(archives.some, after, after + limit)]
+
+    @staticmethod
+    async def _archived_at(archives: Archives, position: int) -> Recorded:
+        [stored] = await asyncio.to_thread(archives.some, position - 1, position)
+        return _recorded(astuple(stored))
 
     async def find(self, wanted: Wanted, after: int, end: int, limit: int) -> list[Recorded]:
+        archives, archived = await self.archives(), []
+        if after < archives.end:
+            archived = await asyncio.to_thread(archives.find, wanted, after, end, limit)
+            if len(archived) == limit or end <= archives.end:
+                return [_recorded(astuple(one)) for one in archived]
+            after, limit = archives.end, limit - len(archived)
         asked: list[object] = [after, end, wanted.actor, list(wanted.types) or None, limit]
         if wanted.positions is None:
             rows = await self._fetch(_FIND, *asked)
         else:
             rows = await self._fetch(_FIND_AT, *asked, list(wanted.positions))
-        return [_recorded(row) for row in rows]
+        return [_recorded(row) for row in (*map(astuple, archived), *rows)]
 
     async def position_at(self, moment_us: int) -> int:
         position: int = (await self._fetch(_POSITION_AT, moment_us))[0][0]
+        archives = await self.archives()
+        if archives.known and position <= archives.end:
+            return await asyncio.to_thread(archives.position_at, moment_us)
         return position
 
     async def blobs(self, digests: Iterable[str]) -> dict[str, bytes]:
@@ -532,7 +587,8 @@ def head_of(row: Any) -> Head:
 
 
 def _recorded(row: Any) -> Recorded:
-    values = (*row, codec.open_payload(row["position"], row["type"], row["schema_version"], row["payload"]))
+    """From the columns of an event in their order."""
+    values = (*row, codec.open_payload(row[0], row[3], row[4], row[11]))
     return Recorded(*values)
 
 

@@ -17,7 +17,7 @@ from horizon.core import events as ev
 from horizon.core.admission import task_ids
 from horizon.core.events import Stored
 from horizon.store import codec
-from horizon.store.export import Line, line_of
+from horizon.store.line import Line, line_of
 from horizon.store.note import read_note
 from horizon.store.port import GENESIS_HASH, Corrupt
 from horizon.store.reader import LogReader
@@ -126,7 +126,9 @@ async def _streams(reader: LogReader, job: str) -> list[str]:
     for one in streams:
         if one:
             return one
-    raise NotFound(f"there is no job {job} in the log")
+    archived = (await reader.archives()).end
+    where = f"among the events behind {archived:,}; those before are archived" if archived else "in the log"
+    raise NotFound(f"there is no job {job} {where}")
 
 
 async def _submissions(reader: LogReader, condition: str, argument: object) -> list[ev.JobSubmitted]:

@@ -5,19 +5,23 @@ It gives the bytes as they are stored, and believes none of them; any role that 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import asyncpg
 
 from horizon.core.events import Stored
+from horizon.store.archive import Archives
 from horizon.store.migrate import SCHEMA_REVISION, current_revision
-from horizon.store.port import Head, Signed, Unavailable
+from horizon.store.port import GENESIS_HASH, Archive, Head, Signed, Unavailable
 from horizon.store.postgres import (
     COLUMNS,
     READ_EVENTS,
+    SELECT_ARCHIVES,
     SELECT_EVENTS,
     SELECT_HEAD,
+    SELECT_RECORDED,
     TROUBLE,
     checkpoints_by,
     connect,
@@ -31,13 +35,15 @@ _SETTINGS: Final = {"application_name": "horizon audit", "default_transaction_re
 class LogReader:
     """One read-only connection to the database of a log. Every read is short: none holds a snapshot."""
 
-    def __init__(self, dsn: str) -> None:
-        self._dsn = dsn
+    def __init__(self, dsn: str, archive: Sequence[Path] = ()) -> None:
+        """``archive`` are the directories where the files of archived partitions may be."""
+        self.dsn = dsn
+        self._archive = archive
         self._connection: asyncpg.Connection[Any] | None = None
 
     async def open(self) -> None:
         """Connect, and see that this is a log in a form that is known. Raises ``Unavailable``."""
-        self._connection = await connect(self._dsn, _SETTINGS)
+        self._connection = await connect(self.dsn, _SETTINGS)
         try:
             await self._check_schema(self._connection)
         except BaseException:
@@ -70,6 +76,13 @@ class LogReader:
         """The events behind a position up to another, in their order, some thousands at a time."""
         while after < end:
             rows = await self.fetch(SELECT_EVENTS, after, min(READ_EVENTS, end - after))
+            if rows and rows[0]["position"] > after + 1:
+                archives = await self.archives()
+                if archives.holding(after + 1) is not None:
+                    for chunk in archives.stored(after, end):
+                        yield chunk
+                        after = chunk[-1].position
+                    continue
             events = [Stored(*row) for row in rows if row["position"] <= end]
             if not events:
                 return
@@ -78,12 +91,34 @@ class LogReader:
 
     async def hashes(self, after: int, end: int) -> AsyncIterator[bytes]:
         """The hashes of these events, as they are written beside them."""
+        archives = await self.archives()
+        if archives.holding(after + 1) is not None:
+            for chunk in archives.stored(after, end):
+                for one in chunk:
+                    yield one.hash
+                after = chunk[-1].position
         query = """SELECT position, hash FROM events WHERE position > $1 AND position <= $2
                    ORDER BY position LIMIT $3"""
         while rows := await self.fetch(query, after, end, READ_HASHES):
             for row in rows:
                 yield row["hash"]
             after = rows[-1]["position"]
+
+    async def hash_at(self, position: int) -> bytes:
+        """The hash of an event, as it is written beside it; that of none when there is none."""
+        archive = (await self.archives()).ending_at(position)
+        if archive is not None and archive.last == position:
+            return archive.tip
+        found = [one async for one in self.hashes(position - 1, position)]
+        return found[0] if found else GENESIS_HASH
+
+    async def archives(self) -> Archives:
+        """The partitions that are in files and not in the table any more."""
+        return Archives([Archive(*row) for row in await self.fetch(SELECT_ARCHIVES)], self._archive)
+
+    async def recorded_archives(self) -> Archives:
+        """Those that are on record, taken out of the table or not."""
+        return Archives([Archive(*row) for row in await self.fetch(SELECT_RECORDED)], self._archive)
 
     def checkpoints(self, after: int = 0) -> AsyncIterator[Signed]:
         """Those over more than so many events, the smallest first."""

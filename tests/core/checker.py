@@ -1383,5 +1383,6 @@ _ELSE: Final[dict[type[ev.Event], Callable[[Checker, Any], None]]] = {
     ev.ShareSet: Checker._nothing,
     ev.LeaderElected: Checker._nothing,
     ev.SigningKeySet: Checker._nothing,
+    ev.PartitionArchived: Checker._nothing,
     ev.CommandRefused: Checker._nothing,
 }

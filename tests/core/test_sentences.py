@@ -144,6 +144,13 @@ SENTENCES: list[tuple[ev.Event, str]] = [
         "checkpoints of the log are signed with horizon/00+0a+AQ== from here on",
     ),
     (
+        ev.PartitionArchived(
+            first=1, last=9, previous="00", tip="ab", frontier="cd", keys=(), file="log.jsonl", sha256="ef",
+            by="ann", reason="full disk",
+        ),
+        "ann archived events 1 to 9 in log.jsonl: full disk",
+    ),
+    (
         ev.CommandRefused(
             command="Cancel", target=f"job/{J1}", kind="conflict", detail="job 1 has ended", by="bob",
             reason="mine",

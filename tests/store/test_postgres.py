@@ -17,6 +17,7 @@ from horizon.store.embedded import EmbeddedPostgres
 from horizon.store.migrate import SCHEMA_REVISION, migrations_dir
 from horizon.store.port import (
     GENESIS_HASH,
+    Archive,
     Batch,
     Corrupt,
     EventStore,
@@ -78,6 +79,9 @@ async def leader(connect: Connect) -> EventStore:
         "UPDATE checkpoints SET note = ''",
         "DELETE FROM checkpoints",
         "TRUNCATE checkpoints",
+        "UPDATE archives SET file = ''",
+        "DELETE FROM archives",
+        "TRUNCATE archives",
     ],
 )
 async def test_the_owner_cannot_change_what_is_recorded(
@@ -88,6 +92,8 @@ async def test_the_owner_cannot_change_what_is_recorded(
     store = await leader(connect)
     await store.append(Batch(drafts(1), 1_000, {"d": b"x"}, (Answer("key", b"f", 201, b"{}"),)))
     await store.add_checkpoint(Signed(1, bytes(32), "note"))
+    archive = Archive(1, 1, bytes(32), bytes(32), "log.jsonl", bytes(32))
+    await store.append(Batch(drafts(1, first=2), 1_000, archive=archive))
     if replica:  # switches ordinary triggers off
         await admin.execute("SET session_replication_role = replica")
     with pytest.raises(asyncpg.InsufficientPrivilegeError, match="append-only"):
@@ -97,7 +103,8 @@ async def test_the_owner_cannot_change_what_is_recorded(
 @pytest.mark.parametrize(
     "statement",
     ["UPDATE events SET epoch = 9", "UPDATE blobs SET data = ''", "TRUNCATE blobs",
-     "CREATE TABLE x ()", "DROP TABLE events", "ALTER TABLE events DISABLE TRIGGER ALL",
+     "UPDATE archives SET file = ''", "DELETE FROM archives", "CREATE TABLE x ()",
+     "DROP TABLE events", "ALTER TABLE events DISABLE TRIGGER ALL",
      "UPDATE checkpoints SET size = 9", "DELETE FROM checkpoints",
      "UPDATE answers SET status = 1", "DELETE FROM log_head"],
 )  # fmt: skip

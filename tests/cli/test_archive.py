@@ -1,0 +1,220 @@
+"""The oldest events leave the database for files, and the log goes on in them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import asyncpg
+import pytest
+
+from horizon import auditor
+from horizon.cli import archive as module
+from horizon.cli.client import Client
+from horizon.cli.exits import CliError
+from horizon.cli.places import Server
+from horizon.store import partitions
+from tests.cli.house import PATIENCE_S, Up, run
+from tests.partitions import attached, make_small
+
+SIZE = 100
+
+
+def post(up: Up, path: str, body: Any, key: str = "") -> tuple[int, bytes]:
+    token = (up.data_dir / "token").read_text().strip()
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    headers |= {"Idempotency-Key": key} if key else {}
+    request = Request(f"{up.url}{path}", json.dumps(body).encode(), headers)
+    try:
+        with urlopen(request, timeout=PATIENCE_S) as response:
+            return response.status, response.read()
+    except HTTPError as error:
+        return error.code, error.read()
+
+
+def refused(up: Up, path: str) -> tuple[int, str]:
+    with pytest.raises(HTTPError) as error:
+        up.look(path)
+    return error.value.code, json.loads(error.value.read())["detail"]
+
+
+def jobs(count: int) -> dict[str, Any]:
+    return {"jobs": [{"user_id": "alice", "command": "true", "hold": True}] * count}
+
+
+def audit(file: Path, key: str) -> subprocess.CompletedProcess[str]:
+    check = [sys.executable, auditor.__file__, str(file), "--key", key]
+    return subprocess.run(check, capture_output=True, text=True)
+
+
+class House:
+    """A scheduler on a database with small partitions, some of them full and signed."""
+
+    def __init__(self, home: Path, dsn: str) -> None:
+        self.data, self.dsn = home / "data", dsn
+        self.archive = self.data / "archive"
+        self.up = self.start()
+        self.first = post(self.up, "/api/v1/jobs/batch", jobs(3 * SIZE), key="first")
+        assert self.first[0] == 201, self.first
+        self.up.stop()  # which signs all there is
+        self.up = self.start()
+
+    def start(self) -> Up:
+        return Up(self.data, "--simulate-gpus", "1xH100", DATABASE_URL=self.dsn)
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return run(self.data, *arguments, DATABASE_URL=self.dsn)
+
+    def ok(self, *arguments: str) -> str:
+        done = self.run(*arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def files(self) -> list[Path]:
+        return sorted(self.archive.iterdir())
+
+
+@pytest.fixture
+async def house(database: str, admin: asyncpg.Connection[Any], home: Path) -> Any:
+    await make_small(admin, SIZE)
+    made = House(home, database)
+    yield made
+    if made.up.process.poll() is None:
+        made.up.kill()
+
+
+async def test_the_log_goes_on_in_files(house: House, admin: asyncpg.Connection[Any]) -> None:
+    before = house.ok("verify")
+    said = house.ok("archive", "--keep", "1", "--reason", "full disk")
+    assert "events 1 to 100 are archived in" in said
+    assert "events 101 to 200 are archived in" in said
+    assert len(house.files()) == 2
+    assert "events_000000" not in await attached(admin)
+    key = house.ok("keys").strip()
+    for file in house.files():
+        proven = audit(file, key)
+        assert (proven.returncode, proven.stderr) == (0, "")
+        assert "\n0 events behind it are linked and not signed" in proven.stdout
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="append-only"):
+        await admin.execute("DELETE FROM events_000000")
+
+    # Whoever reads on notices nothing.
+    page = house.up.look("/events?after=0&limit=10000")
+    assert [one["position"] for one in page["events"]] == list(range(1, page["head"] + 1))
+    across = house.up.look("/events?after=195&limit=10")["events"]
+    assert [one["position"] for one in across] == list(range(196, 206))
+    assert house.up.look("/jobs/1/events")["events"] == [page["events"][4]]
+    archived = [one["payload"] for one in page["events"] if one["type"] == "PartitionArchived"]
+    assert [(one["last"], one["by"], one["reason"]) for one in archived] == [
+        (100, "owner", "full disk"),
+        (200, "owner", "full disk"),
+    ]
+    after = house.ok("verify")
+    assert after.startswith("the log horizon/")
+    assert after.split("\n")[0] == before.split("\n")[0]
+    assert post(house.up, "/api/v1/jobs/batch", jobs(3 * SIZE), key="first") == house.first
+    house.up.stop()
+    house.up = house.start()
+    assert house.up.look("/jobs?limit=1")["total"] == 3 * SIZE
+    assert "nothing" not in house.ok("archive", "--drop")
+    names = await admin.fetch("SELECT relname FROM pg_class WHERE relname LIKE 'events_00000_'")
+    assert "events_000000" not in {row["relname"] for row in names}
+    post(house.up, "/api/v1/jobs/batch", jobs(3 * SIZE))
+    assert (await attached(admin))[-1] == "events_000006"
+    house.ok("verify")
+
+
+async def test_without_the_files_the_rest_holds_and_what_is_missing_is_said(house: House) -> None:
+    house.ok("archive")
+    elsewhere = house.data / "elsewhere"
+    house.archive.rename(elsewhere)
+    said = house.ok("verify")
+    assert "archived  events 1 to 100 are in log-" in said
+    assert "not here: not checked" in said
+    code, detail = refused(house.up, "/events?after=0")
+    assert code == 410
+    assert "events 1 to 100 are in the file log-" in detail
+    assert "SHA-256" in detail
+    assert house.up.look("/events?after=300")["events"][0]["position"] == 301
+    assert refused(house.up, "/jobs/1/events")[0] == 410
+    assert refused(house.up, "/state?at=50")[0] == 410
+    exported = house.run("export")
+    assert exported.returncode == 1
+    assert "HORIZON_ARCHIVE" in exported.stderr
+    assert house.run("archive", "--drop").returncode == 1
+    assert run(house.data, "verify", DATABASE_URL=house.dsn, HORIZON_ARCHIVE=str(elsewhere)).returncode == 0
+
+
+async def test_a_file_that_was_changed_is_found(house: House, admin: asyncpg.Connection[Any]) -> None:
+    house.ok("archive")
+    file = house.files()[1]
+    kept = file.read_bytes()
+    file.write_bytes(kept.replace(b'"actor":"owner"', b'"actor":"mallo"', 1))
+    done = house.run("verify")
+    assert done.returncode == 1
+    assert "position 101: " in done.stderr
+    dropped = house.run("archive", "--drop")
+    assert dropped.returncode == 1
+    assert "does not hold" in dropped.stderr
+    file.write_bytes(kept)
+    house.ok("verify")
+    await admin.execute("ALTER TABLE archives DISABLE TRIGGER ALL")
+    await admin.execute("UPDATE archives SET tip = decode(repeat('00', 32), 'hex') WHERE first = 201")
+    house.archive.rename(house.data / "elsewhere")
+    done = house.run("verify")
+    assert done.returncode == 1
+    assert "position 301: it was changed, or the one before it" in done.stderr
+
+
+async def test_a_partition_that_was_only_taken_away_is_found(
+    house: House, admin: asyncpg.Connection[Any]
+) -> None:
+    house.ok("archive", "--keep", "2")
+    await admin.execute("ALTER TABLE events DETACH PARTITION events_000001")
+    done = house.run("verify")
+    assert done.returncode == 1
+    assert "position 101: " in done.stderr
+
+
+@pytest.mark.parametrize("where", ["audited", "set_apart"])
+async def test_whatever_stops_it_the_same_command_goes_on(
+    house: House, admin: asyncpg.Connection[Any], monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Before the file has its name, and when it is on record and still in the table."""
+    monkeypatch.setenv("DATABASE_URL", house.dsn)
+    client = Client(Server(house.up.url, (house.data / "token").read_text().strip()))
+    house.archive.mkdir()
+    archiver = module.Archiver(house.data, house.archive, client, None)
+
+    def stop(*arguments: object) -> None:
+        raise CliError("stopped")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(module if where == "audited" else partitions, where, stop)
+        with pytest.raises(CliError, match="stopped"):
+            await archiver.archive(None, 0)
+    client.close()
+    assert "events_000000" in await attached(admin)
+    house.ok("verify")
+    house.ok("archive")
+    assert "events_000000" not in await attached(admin)
+    events = house.up.look("/events?after=0&limit=10000")["events"]
+    archived = [one["payload"] for one in events if one["type"] == "PartitionArchived"]
+    assert [(one["first"], one["last"]) for one in archived] == [(1, 100), (101, 200), (201, 300)]
+    assert [one.name for one in house.files()] == [one["file"] for one in archived]
+    house.ok("verify")
+
+
+async def test_nothing_that_is_not_full_and_signed_is_archived(house: House) -> None:
+    assert "0 were full" not in house.ok("archive", "--before", "200")
+    assert len(house.files()) == 1
+    house.ok("archive", "--before", "2020-01-01T00:00")
+    assert len(house.files()) == 1
+    house.ok("archive")
+    assert len(house.files()) == 3
+    assert house.run("archive", "--before", "soon").returncode == 2
