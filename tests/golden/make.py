@@ -20,10 +20,12 @@ from msgspec import to_builtins
 from msgspec.structs import replace
 
 import horizon
+from horizon.core import commands as cmd
 from horizon.core import events as ev
 from horizon.core.schedule import DECISIONS
 from horizon.core.state import Job, State
-from tests.core.spec import World
+from horizon.store.tree import Frontier
+from tests.core.spec import World, job_id
 from tests.core.worlds import Life
 from tests.vectors.make import FIRST, SECOND, exported, notes
 
@@ -45,9 +47,24 @@ def history() -> World:
         _lead(life.world, 2, ev.SigningKeySet(key=str(SECOND.public), by="scheduler"))
         for _ in range(STEPS):
             life._step()
+        _erase_and_archive(life.world)
         if {one.type for one in life.world.log} == set(ev.SCHEMA_VERSIONS):
             return life.world
     raise AssertionError(f"in none of {SEEDS} lives everything happened: add what is missing by hand")
+
+
+def _erase_and_archive(world: World) -> None:
+    """What no random life does."""
+    id = job_id(world.state.next_number)
+    world.submit("eve", command="", script_digest="ab" * 32, environment_digest="cd" * 32, hold=True)
+    world.when(cmd.Cancel(id)).when(cmd.Erase(id, "asked to"))
+    tree = Frontier()
+    for one in world.log[:A_CHECKPOINT]:
+        tree.add(one.hash)
+    tip, frontier = world.log[A_CHECKPOINT - 1].hash.hex(), tree.packed().hex()
+    world.when(
+        cmd.RecordArchive(1, A_CHECKPOINT, "00" * 32, tip, frontier, "log.jsonl", "ef" * 32, "full disk")
+    )
 
 
 def _lead(world: World, epoch: int, key: ev.SigningKeySet) -> None:
@@ -70,6 +87,7 @@ def facts(state: State) -> dict[str, Any]:
         "signing_keys": {str(at): key for at, key in state.signing_keys.items()},
         "versions": state.versions,
         "refusals": state.refusals.count,
+        "archived_to": state.archived_to,
         "jobs": [_of_job(job) for job in state.numbered],
         "order": queue.order(len(queue), now_us),
         "nodes": {
@@ -115,6 +133,7 @@ def _of_job(job: Job) -> dict[str, Any]:
         "tries": [job.retries_used, job.attempts_lost, job.preempted, job.lost_gpu_us],
         "avoid": list(job.avoid),
         "predicted_us": job.predicted_us,
+        "erased": job.erased,
     }
 
 
