@@ -1,4 +1,4 @@
-"""How fast is a trace run through the scheduler?"""
+"""How fast is a trace run through the scheduler, or the log once more?"""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import pytest
 from benchmarks.measure import FULL, per_call, size
 from horizon.core import limits
 from horizon.core.policy import Order, Policy
+from horizon.service.course import course_of
 from horizon.service.simulator import Hardware, simulate
 from horizon.service.traces import TraceJob, load
+from horizon.service.whatif import Supposition, what_if
 
 ROOT = Path(__file__).parent.parent
 SP2 = (
@@ -62,3 +64,19 @@ def test_fair_order_with_many_reservations(benchmark: Any) -> None:
 @pytest.mark.skipif(not (FULL and SP2.exists()), reason="needs full sizes and the log")
 def test_a_real_log(benchmark: Any) -> None:
     run(benchmark, "simulate a job: fifo, easy", load(SP2).jobs, "of SDSC-SP2", Hardware(1, 128), EASY)
+
+
+@pytest.mark.parametrize("what", ["as recorded", "another order"])
+def test_the_log_once_more(benchmark: Any, what: str) -> None:
+    """The cost is that of the cycles: 24 GPUs, of which four in five are busy."""
+    from tests.service.history import History  # the same histories that the tests use
+
+    log = History(SEED, size(3_000, 30), Policy(min_runtime_s=0), nodes=6).run().log
+    recorded = course_of(log)
+    supposition = Supposition({"order": Order.FIFO} if what == "another order" else {})
+
+    def once_more() -> int:
+        return what_if(log, recorded, supposition).cycles
+
+    question, shown = f"an event of the log once more: {what}", f"{len(log):,} events"
+    per_call(benchmark, once_more, len(log), question=question, input=shown, rounds=2)

@@ -15,11 +15,11 @@ from msgspec import Struct
 
 import horizon
 from horizon.cli import exits
-from horizon.cli.changes import read_changes
 from horizon.cli.database import log_events, progress_printer
 from horizon.cli.exits import CliError
 from horizon.cli.output import Column, print_json, print_table, show_duration
 from horizon.cli.simulate import NAMED_MAX, progress_bar
+from horizon.cli.supposition import read_supposition
 from horizon.core.events import Recorded
 from horizon.core.state import SECOND_US
 from horizon.service.course import (
@@ -33,7 +33,7 @@ from horizon.service.course import (
     simulation_of,
 )
 from horizon.service.simulator import ANY_TYPE, Hardware
-from horizon.service.whatif import BadChange, Change, ShareChange, WhatIf, what_if
+from horizon.service.whatif import BadSupposition, SupposedShare, Supposition, WhatIf, what_if
 from horizon.store import codec
 from horizon.store.port import GENESIS_HASH
 
@@ -54,7 +54,7 @@ class Asked(NamedTuple):
     """One course that might have been."""
 
     label: str
-    change: Change
+    supposition: Supposition
 
 
 class LogPart(Struct, frozen=True):
@@ -75,7 +75,7 @@ class Rerun(Struct, frozen=True):
 
     policy: dict[str, Any]
     """What was otherwise."""
-    shares: dict[str, ShareChange]
+    shares: dict[str, SupposedShare]
     cluster: Hardware | None
     diverged_position: int | None
     """The first recorded event that it does not share; None when it shares all."""
@@ -151,15 +151,15 @@ def _asked(files: Sequence[Path], cluster: Hardware | None) -> list[Asked]:
         kind = "" if cluster.gpu_type == ANY_TYPE else f"-{cluster.gpu_type}"
         where = f"{cluster.nodes}x{cluster.gpus_per_node}{kind}"
     if not files:
-        return [Asked(where or "once-more", Change(cluster=cluster))]
+        return [Asked(where or "once-more", Supposition(cluster=cluster))]
     labels = ["-".join(filter(None, (path.stem, where))) for path in files]
     for label in labels:
         if [RECORDED, *labels].count(label) > 1:
             raise CliError(f"two courses would be called {label}: rename the file", exits.USAGE)
-    changes = [read_changes(path) for path in files]
+    found = [read_supposition(path) for path in files]
     return [
-        Asked(label, Change(policy, shares, cluster))
-        for label, (policy, shares) in zip(labels, changes, strict=True)
+        Asked(label, Supposition(policy, shares, cluster))
+        for label, (policy, shares) in zip(labels, found, strict=True)
     ]
 
 
@@ -203,20 +203,20 @@ async def _read(source: Source) -> list[Recorded]:
 def _rerun(log: list[Recorded], recorded: Course, bounds: Bounds, part: LogPart, asked: Asked) -> Shown:
     with progress_bar(asked.label, len(log), "events") as progress:
         try:
-            found = what_if(log, recorded, asked.change, bounds.since_us, progress)
-        except BadChange as error:
+            found = what_if(log, recorded, asked.supposition, bounds.since_us, progress)
+        except BadSupposition as error:
             raise CliError(f"{asked.label}: {error}", exits.USAGE) from error
     summary = CourseSummary(
-        asked.label, part, fared(found.course, bounds), _rerun_of(found, asked.change, len(log))
+        asked.label, part, fared(found.course, bounds), _rerun_of(found, asked.supposition, len(log))
     )
     return Shown(summary, found.course, bounds)
 
 
-def _rerun_of(found: WhatIf, change: Change, events: int) -> Rerun:
+def _rerun_of(found: WhatIf, supposition: Supposition, events: int) -> Rerun:
     return Rerun(
-        change.policy,
-        change.shares,
-        change.cluster,
+        supposition.policy,
+        supposition.shares,
+        supposition.cluster,
         found.diverged or None,
         _moment(found.diverged_us) if found.diverged else None,
         found.guessed,

@@ -52,14 +52,14 @@ _STOPPED: Final = Exit(signal=15)
 _VANISHED: Final = Exit(error="it vanished with its node")
 
 
-# --- what is to be otherwise ----------------------------------------------------------------------------
+# --- what is supposed to be otherwise -------------------------------------------------------------------
 
 
-class BadChange(Exception):
+class BadSupposition(Exception):
     """What is asked for cannot be, of this log. One sentence."""
 
 
-class ShareChange(Struct, frozen=True):
+class SupposedShare(Struct, frozen=True):
     """What is to be otherwise of an account or a user; None leaves it as it is recorded."""
 
     weight: int | None = None
@@ -67,19 +67,19 @@ class ShareChange(Struct, frozen=True):
     guaranteed_gpus: int | None = None
 
 
-class Change(Struct, frozen=True):
+class Supposition(Struct, frozen=True):
     """What is to be otherwise, from the beginning on or from some moment; all else is as it is recorded."""
 
     policy: dict[str, Any] = {}
     """Fields of ``Policy``: they hold whatever else of the policy is changed meanwhile."""
-    shares: dict[str, ShareChange] = {}
+    shares: dict[str, SupposedShare] = {}
     """By path."""
     cluster: Hardware | None = None
 
     def policy_after(self, policy: Policy) -> Policy:
         return replace(policy, **self.policy)
 
-    def changed(self, event: ev.Event) -> ev.Event:
+    def supposed(self, event: ev.Event) -> ev.Event:
         """A recorded setting with this in it; any other event as it is."""
         if type(event) is ev.PolicySet:
             return replace(event, policy=self.policy_after(event.policy))
@@ -124,7 +124,7 @@ class Change(Struct, frozen=True):
                 yield after
 
 
-def _bounds(event: ev.QuotaSet, share: ShareChange) -> ev.QuotaSet:
+def _bounds(event: ev.QuotaSet, share: SupposedShare) -> ev.QuotaSet:
     max_gpus, guaranteed_gpus = share.max_gpus, share.guaranteed_gpus
     return replace(
         event,
@@ -140,12 +140,14 @@ def _quotas(log: Iterable[ev.Recorded], path: str) -> Iterator[ev.QuotaSet]:
 
 def nodes_like(hardware: Hardware, recorded: Iterable[Inventory]) -> Iterator[Inventory]:
     """Nodes for another cluster: their GPUs, and cores and memory for each GPU, as on the largest recorded
-    node that has GPUs of this type, else of any; the labels that all recorded nodes share. ``BadChange`` if
-    no recorded node has a GPU."""
+    node that has GPUs of this type, else of any; the labels that all recorded nodes share.
+    ``BadSupposition`` if no recorded node has a GPU."""
     nodes = list(recorded)
     with_gpus = sorted((node for node in nodes if node.devices), key=lambda node: -len(node.devices))
     if not with_gpus:
-        raise BadChange("no node in this log has a GPU: nothing says what another cluster's would be like")
+        raise BadSupposition(
+            "no node in this log has a GPU: nothing says what another cluster's would be like"
+        )
     wanted = hardware.gpu_type.lower()
     alike = [node for node in with_gpus if node.devices[0].gpu_type.lower() == wanted]
     model = (alike or with_gpus)[0]
@@ -193,7 +195,11 @@ class Script(Struct, frozen=True):
     """How the attempts of a job go, by what is recorded of it.
 
     A job's own ends come in their order and after the same work. What is done between a start, or a saved
-    moment, and an interruption is done again.
+    moment, and an interruption is done again. What the log does not know of a job:
+
+    * how long it would have run, had nobody cancelled it, no time limit stopped it, or the log not ended: it
+      runs until something stops it, and the cancel comes when it came;
+    * how long it runs, if it never did: a guess (``Scripts``).
     """
 
     trials: tuple[Trial, ...]
@@ -349,19 +355,19 @@ class WhatIf(Struct, frozen=True):
 def what_if(
     log: Sequence[ev.Recorded],
     recorded: Course,
-    change: Change,
+    supposition: Supposition,
     since_us: int = 0,
     progress: Callable[[int], None] = lambda events: None,
 ) -> WhatIf:
     """The course of a log, from its first event on, were things otherwise from a moment on.
 
     ``recorded`` is the course that it tells. ``progress`` is told how many of its events have been gone
-    through. ``BadChange`` when the change cannot be. O(events + cycles, and what the cycles cost).
+    through. ``BadSupposition`` when it cannot be. O(events + cycles, and what the cycles cost).
     """
     began = time.perf_counter()
-    for fault in change.faults(log, recorded):
-        raise BadChange(fault)
-    replay = _Replay(log, recorded, change, since_us, progress)
+    for fault in supposition.faults(log, recorded):
+        raise BadSupposition(fault)
+    replay = _Replay(log, recorded, supposition, since_us, progress)
     replay.run()
     return replay.result(time.perf_counter() - began)
 
@@ -373,17 +379,17 @@ class _Replay:
         self,
         log: Sequence[ev.Recorded],
         recorded: Course,
-        change: Change,
+        supposition: Supposition,
         since_us: int,
         progress: Callable[[int], None],
     ) -> None:
         self._log = log
         self._recorded = recorded
-        self._change = change
+        self._supposition = supposition
         self._since_us = since_us
         self._progress = progress
         self._state = State()
-        self._twin = State() if change.policy or change.shares else None
+        self._twin = State() if supposition.policy or supposition.shares else None
         """As it is recorded, to be asked the same; None when there is no difference, or it is known."""
         self._course = Course()
         self._at = 0
@@ -441,9 +447,9 @@ class _Replay:
         """From here on things are otherwise."""
         at_us = max(self._since_us, self._state.recorded_at_us) or self._log[0].recorded_at_us
         self._asked_us, self._due = at_us, True
-        self._record(self._change.settings(self._state, self._recorded), "what if", at_us)
-        if self._change.cluster is not None:
-            inventories = list(nodes_like(self._change.cluster, self._recorded.inventories.values()))
+        self._record(self._supposition.settings(self._state, self._recorded), "what if", at_us)
+        if self._supposition.cluster is not None:
+            inventories = list(nodes_like(self._supposition.cluster, self._recorded.inventories.values()))
             closed = [ev.NodeCordoned(node=name, by="what if") for name in self._state.nodes]
             self._record(closed, "what if", at_us)
             joined = [ev.NodeRegistered(node=one.name, inventory=one) for one in inventories]
@@ -468,7 +474,7 @@ class _Replay:
         """Fold the next event, but for what is to be otherwise once that has begun."""
         recorded = self._log[self._at]
         begun = self._asked_us > 0
-        event = self._change.changed(recorded.event) if begun else recorded.event
+        event = self._supposition.supposed(recorded.event) if begun else recorded.event
         self._fold(recorded, event)
         self._pass_on()
 
@@ -596,12 +602,14 @@ class _Replay:
             elif kind is ev.JobRequeued:
                 self._strike(recorded, event)  # type: ignore[arg-type]
         elif self._concerns_us(event):
-            self._record((self._change.changed(event),), recorded.actor, self._now_us, recorded)
+            self._record((self._supposition.supposed(event),), recorded.actor, self._now_us, recorded)
 
     def _concerns_us(self, event: ev.Event) -> bool:
         """Whether a fact from outside is one here, too."""
         booking = isinstance(event, ev.BookingMade | ev.BookingEnded)
-        if self._change.cluster is not None and (booking or isinstance(event, ev.NodeEvent | ev.DeviceEvent)):
+        if self._supposition.cluster is not None and (
+            booking or isinstance(event, ev.NodeEvent | ev.DeviceEvent)
+        ):
             return False
         if type(event) is ev.BookingEnded:
             return not event.cycle and event.booking in self._state.bookings
@@ -796,6 +804,8 @@ _QUIET: Final = frozenset(
         ev.JobPreempted,
         ev.JobCompleted,
         ev.JobFailed,
+        ev.BlobsErased,
+        ev.CommandRefused,
         ev.LeaderElected,
         ev.SigningKeySet,
     }
@@ -804,9 +814,11 @@ _QUIET: Final = frozenset(
 the engine run a cycle then."""
 
 _ASKED: Final[dict[type[ev.Event], Callable[[Any], cmd.Command]]] = {
-    ev.JobHeld: lambda event: cmd.Update(event.job_id, hold=True),
-    ev.JobReleased: lambda event: cmd.Update(event.job_id, hold=False),
-    ev.JobUpdated: lambda event: cmd.Update(event.job_id, event.priority, event.time_limit_s),
+    ev.JobHeld: lambda event: cmd.Update(event.job_id, hold=True, reason=event.reason),
+    ev.JobReleased: lambda event: cmd.Update(event.job_id, hold=False, reason=event.reason),
+    ev.JobUpdated: lambda event: cmd.Update(
+        event.job_id, event.priority, event.time_limit_s, reason=event.reason
+    ),
     ev.JobCancelled: lambda event: cmd.Cancel(event.job_id, event.reason),
     ev.RequeueRequested: lambda event: cmd.Requeue(event.job_id, event.reason),
 }

@@ -11,10 +11,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from horizon.cli.changes import read_changes
 from horizon.cli.exits import CliError
+from horizon.cli.supposition import read_supposition
 from horizon.core.policy import Order
-from horizon.service.whatif import ShareChange
+from horizon.service.whatif import SupposedShare
 from horizon.store.export import Header, event_line
 from tests.cli.house import Finished, Up, run
 from tests.cli.test_simulate import assert_drawn
@@ -216,13 +216,13 @@ def test_a_log_that_does_not_hold_is_not_gone_through(
     assert message in done.stderr
 
 
-# --- files of changes ---------------------------------------------------------------------------------------
+# --- files of suppositions ----------------------------------------------------------------------------
 
 
-def changes(tmp_path: Path, text: str) -> Any:
+def read(tmp_path: Path, text: str) -> Any:
     path = tmp_path / "policy.toml"
     path.write_text(text)
-    return read_changes(path)
+    return read_supposition(path)
 
 
 def test_a_file_says_what_is_to_be_otherwise_as_policy_set_takes_it(tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_a_file_says_what_is_to_be_otherwise_as_policy_set_takes_it(tmp_path: Pa
         max_gpus = 8
         guaranteed_gpus = 4
     """
-    policy, shares = changes(tmp_path, text)
+    policy, shares = read(tmp_path, text)
     assert policy == {
         "order": Order.FIFO,
         "reservation_depth": -1,
@@ -252,9 +252,9 @@ def test_a_file_says_what_is_to_be_otherwise_as_policy_set_takes_it(tmp_path: Pa
         "topology_labels": ("rack",),
     }
     assert shares == {
-        "research/nlp": ShareChange(weight=2, max_gpus=-1),
-        "research/nlp/ann": ShareChange(weight=3),
-        "ops": ShareChange(max_gpus=8, guaranteed_gpus=4),
+        "research/nlp": SupposedShare(weight=2, max_gpus=-1),
+        "research/nlp/ann": SupposedShare(weight=3),
+        "ops": SupposedShare(max_gpus=8, guaranteed_gpus=4),
     }
 
 
@@ -278,6 +278,6 @@ def test_a_file_says_what_is_to_be_otherwise_as_policy_set_takes_it(tmp_path: Pa
 )  # fmt: skip
 def test_a_file_with_a_fault_is_told_with_its_line_and_field(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(CliError) as told:
-        changes(tmp_path, text)
+        read(tmp_path, text)
     assert message in str(told.value)
     assert told.value.exit_code == 2

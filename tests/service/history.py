@@ -37,9 +37,9 @@ class Plan:
 class History:
     """Submissions, a few holds, cancels and updates among them, and the reports that follow."""
 
-    def __init__(self, seed: int, jobs: int = 40, policy: Policy | None = None) -> None:
+    def __init__(self, seed: int, jobs: int = 40, policy: Policy | None = None, nodes: int = NODES) -> None:
         self.chance = random.Random(seed)
-        self.world = given(*(node(f"node-{number}", GPUS) for number in range(1, NODES + 1)))
+        self.world = given(*(node(f"node-{number}", GPUS) for number in range(1, nodes + 1)))
         self.plans: dict[str, Plan] = {}
         self.heap: list[tuple[int, int, Callable[[], object]]] = []
         self.made = 0

@@ -25,7 +25,7 @@ from horizon.service.clock import Ids, SystemClock
 from horizon.service.course import Bounds, Course, End, course_of, fared, simulation_of
 from horizon.service.engine import Engine
 from horizon.service.simulator import Hardware
-from horizon.service.whatif import BadChange, Change, ShareChange, WhatIf, nodes_like, what_if
+from horizon.service.whatif import BadSupposition, SupposedShare, Supposition, WhatIf, nodes_like, what_if
 from horizon.store.memory import Log, MemoryStore
 from tests.core.spec import BAD, OK, SECOND, T0, World, given, node
 from tests.core.worlds import Life, live
@@ -36,7 +36,7 @@ LIVES = 12
 """Random lives that are gone through once more here."""
 HISTORIES = 25
 
-NOTHING = Change()
+NOTHING = Supposition()
 
 known = cache(live)
 
@@ -46,8 +46,8 @@ def history(seed: int) -> World:
     return History(seed).run()
 
 
-def again(world: World, change: Change = NOTHING, since_us: int = 0) -> WhatIf:
-    return what_if(world.log, course_of(world.log), change, since_us)
+def again(world: World, supposition: Supposition = NOTHING, since_us: int = 0) -> WhatIf:
+    return what_if(world.log, course_of(world.log), supposition, since_us)
 
 
 def told(course: Course, names: dict[str, str] | None = None) -> dict[str, Any]:
@@ -84,8 +84,11 @@ def _slots(gpu_ids: tuple[str, ...]) -> list[str]:
 @pytest.mark.parametrize("seed", range(LIVES))
 def test_the_recorded_settings_give_the_recorded_schedule_of_random_lives(seed: int) -> None:
     world = known(seed).world
-    for change in (NOTHING, Change(shares={path: ShareChange() for path in course_of(world.log).accounts})):
-        found = again(world, change)
+    for supposition in (
+        NOTHING,
+        Supposition(shares={path: SupposedShare() for path in course_of(world.log).accounts}),
+    ):
+        found = again(world, supposition)
         assert found.diverged == 0, f"seed {seed}: event {found.diverged} was not decided again"
         assert digest(found.state) == digest(world.state), f"seed {seed}"
         assert told(found.course) == told(course_of(world.log)), f"seed {seed}"
@@ -129,7 +132,7 @@ def test_the_same_cluster_under_other_names_gives_the_recorded_schedule(fives: i
     names = {f"what-if-{number}": f"node-{number}" for number in range(1, NODES + 1)}
     for seed in range(5 * fives, 5 * fives + 5):
         world = history(seed)
-        found = again(world, Change(cluster=Hardware(NODES, GPUS)))
+        found = again(world, Supposition(cluster=Hardware(NODES, GPUS)))
         assert found.diverged == 1
         assert (found.refused, found.guessed, found.impossible) == (0, (), ())
         assert told(found.course, names) == told(course_of(world.log)), f"seed {seed}"
@@ -164,10 +167,10 @@ def test_every_event_of_what_might_have_been_is_legal(seed: int, monkeypatch: py
     monkeypatch.setattr(whatif, "evolve", evolve_audited)
     for since_us in (0, log[len(log) // 2].recorded_at_us):
         watched.clear()
-        change = _some_change(life, course, chance)
+        supposition = _some_supposition(life, course, chance)
         try:
-            found = what_if(log, course, change, since_us)
-        except BadChange:
+            found = what_if(log, course, supposition, since_us)
+        except BadSupposition:
             continue
         _no_gpu_is_held_twice(found.course)
         assert [(life.name, life.submitted_us) for life in found.course.lives.values()] == [
@@ -175,16 +178,18 @@ def test_every_event_of_what_might_have_been_is_legal(seed: int, monkeypatch: py
         ]
 
 
-def _some_change(life: Life, course: Course, chance: random.Random) -> Change:
+def _some_supposition(life: Life, course: Course, chance: random.Random) -> Supposition:
     policy = life._policy()
     fields = chance.sample(Policy.__struct_fields__, 4)
     paths = chance.sample(sorted(course.accounts), min(2, len(course.accounts)))
     cluster = Hardware(2, 4, "H100") if course.inventories and chance.random() < 0.3 else None
     shares = {
-        path: ShareChange(chance.randint(1, 9), chance.choice((None, -1, 4, 8)), chance.choice((None, 0, 2)))
+        path: SupposedShare(
+            chance.randint(1, 9), chance.choice((None, -1, 4, 8)), chance.choice((None, 0, 2))
+        )
         for path in paths
     }
-    return Change({field: getattr(policy, field) for field in fields}, shares, cluster)
+    return Supposition({field: getattr(policy, field) for field in fields}, shares, cluster)
 
 
 def _no_gpu_is_held_twice(course: Course) -> None:
@@ -233,7 +238,7 @@ def ends(found: WhatIf) -> dict[str, tuple[str, float]]:
     }
 
 
-FIFO = Change({"order": Order.FIFO})
+FIFO = Supposition({"order": Order.FIFO})
 
 
 def two_orders() -> World:
@@ -285,7 +290,7 @@ def test_what_the_record_never_tried_is_tried_where_nothing_was_recorded() -> No
     at(world, 200).ended(2)
     run_now(world, 3)
     at(world, 300).ended(3)
-    found = again(world, Change({"strict": False, "reservation_depth": 0}))
+    found = again(world, Supposition({"strict": False, "reservation_depth": 0}))
     assert starts(found) == {"1": [0], "2": [110], "3": [10]}
     assert found.diverged_us == T0 + 10 * SECOND
 
@@ -302,7 +307,7 @@ def test_time_alone_may_make_the_difference() -> None:
     run_now(world, 2)
     at(world, 220).ended(2)
     assert starts(course_of(world.log)) == {"1": [0], "2": [210], "3": [200]}
-    found = again(world, Change({"patience_s": 60}))
+    found = again(world, Supposition({"patience_s": 60}))
     assert starts(found) == {"1": [0], "2": [61], "3": [200]}
     assert found.diverged_us == T0 + 61 * SECOND
 
@@ -314,7 +319,7 @@ def test_a_weight_and_a_quota_hold_whatever_is_set_meanwhile() -> None:
     world.when(cmd.SetShare("a", 7, max_gpus=2))
     for number in (1, 2):
         at(world, 10 * number).ended(number).cycle()
-    found = again(world, Change(shares={"a": ShareChange(weight=2, max_gpus=1)}))
+    found = again(world, Supposition(shares={"a": SupposedShare(weight=2, max_gpus=1)}))
     assert starts(found) == {"1": [0], "2": [10]}
     share = found.state.accounts["a"]
     assert (found.state.queue.weight(share.id), share.max_gpus) == (2, 1)
@@ -330,7 +335,7 @@ def test_the_fields_of_a_policy_hold_whatever_else_is_set_meanwhile() -> None:
 # --- how long attempts run ----------------------------------------------------------------------------------
 
 
-ROOM = Change(cluster=Hardware(1, 2))
+ROOM = Supposition(cluster=Hardware(1, 2))
 """A second GPU, where the record has one."""
 
 
@@ -373,7 +378,7 @@ def test_what_ran_when_the_log_ended_runs_on_and_what_never_ran_is_guessed() -> 
     run_now(world.submit("ann"), 2)
     at(world, 21).submit("bob").submit("dan", time_limit_s=30).cycle()
     at(world, 100).when(cmd.CordonNode("node-1"))
-    found = again(world, Change(cluster=Hardware(1, 3)))
+    found = again(world, Supposition(cluster=Hardware(1, 3)))
     assert starts(found) == {"1": [0], "2": [20], "3": [21], "4": [21]}
     assert ends(found) == {
         "1": ("Completed", 20), "2": ("Running", 0), "3": ("Completed", 41), "4": ("Completed", 51)
@@ -395,7 +400,7 @@ def test_an_interrupted_job_runs_its_whole_work_when_nobody_interrupts_it() -> N
     assert [attempt.end for attempt in course_of(world.log).lives[world.job(1).id].attempts] == [
         End.STOPPED, End.OWN
     ]  # fmt: skip
-    found = again(world, Change({"preemption": False}))
+    found = again(world, Supposition({"preemption": False}))
     assert starts(found) == {"1": [0], "2": [90]}
     assert ends(found) == {"1": ("Completed", 90), "2": ("Completed", 100)}
 
@@ -409,7 +414,7 @@ def test_a_job_that_is_interrupted_only_in_what_might_have_been_goes_on_from_wha
     run_now(world, 2)
     at(world, 100).ended(2)
     at(world, 200).when(cmd.CordonNode("node-1"))
-    found = again(world, Change({"preemption": True}))
+    found = again(world, Supposition({"preemption": True}))
     assert starts(found) == {"1": [0, 50], "2": [40]}
     assert ends(found) == {"1": ("Completed", 110), "2": ("Completed", 50)}
     assert found.course.lives[world.job(1).id].lost_gpu_us == 10 * SECOND
@@ -470,15 +475,15 @@ def test_what_people_asked_for_and_cannot_be_is_counted() -> None:
 @pytest.mark.parametrize(
     ("shares", "message"),
     [
-        ({"nowhere": ShareChange(2)}, "nobody in this log has run under nowhere"),
-        ({"default/alice": ShareChange(max_gpus=2)}, "default/alice is a user: quotas are for accounts"),
-        ({"default": ShareChange(max_gpus=1)}, "cannot be guaranteed 2 GPUs and hold 1 at most"),
+        ({"nowhere": SupposedShare(2)}, "nobody in this log has run under nowhere"),
+        ({"default/alice": SupposedShare(max_gpus=2)}, "default/alice is a user: quotas are for accounts"),
+        ({"default": SupposedShare(max_gpus=1)}, "cannot be guaranteed 2 GPUs and hold 1 at most"),
     ],
 )
-def test_what_no_share_of_this_log_can_be_is_told(shares: dict[str, ShareChange], message: str) -> None:
+def test_what_no_share_of_this_log_can_be_is_told(shares: dict[str, SupposedShare], message: str) -> None:
     world = two_orders().when(cmd.SetShare("default", guaranteed_gpus=2))
-    with pytest.raises(BadChange, match=message):
-        again(world, Change(shares=shares))
+    with pytest.raises(BadSupposition, match=message):
+        again(world, Supposition(shares=shares))
 
 
 def test_another_cluster_is_made_like_the_recorded_nodes() -> None:
@@ -489,12 +494,12 @@ def test_another_cluster_is_made_like_the_recorded_nodes() -> None:
     assert {(device.gpu_type, device.memory_mib) for device in one.devices} == {("H100", 81_559)}
     [other] = nodes_like(Hardware(1, 4, "a100"), [small, large])
     assert (other.cpu_cores, other.memory_mib) == (32, 4_096)
-    with pytest.raises(BadChange, match="no node in this log has a GPU"):
+    with pytest.raises(BadSupposition, match="no node in this log has a GPU"):
         list(nodes_like(Hardware(1, 1), [node(gpus=0)]))
 
 
 def test_jobs_that_another_cluster_can_never_hold_are_named() -> None:
-    found = again(two_orders(), Change(cluster=Hardware(1, 1, "A")))
+    found = again(two_orders(), Supposition(cluster=Hardware(1, 1, "A")))
     assert found.impossible == ("2",)
 
 

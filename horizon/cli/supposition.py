@@ -16,12 +16,12 @@ from horizon.cli import exits
 from horizon.cli.exits import CliError
 from horizon.cli.policy import parse
 from horizon.core.policy import UNLIMITED, Policy
-from horizon.service.whatif import ShareChange
+from horizon.service.whatif import SupposedShare
 
 _SHARE_FIELDS: Final = ("weight", "max_gpus", "guaranteed_gpus")
 
 
-def read_changes(path: Path) -> tuple[dict[str, Any], dict[str, ShareChange]]:
+def read_supposition(path: Path) -> tuple[dict[str, Any], dict[str, SupposedShare]]:
     """The fields of the policy and the shares in a file. ``CliError`` with its line and the field."""
     return _File(path).read()
 
@@ -38,7 +38,7 @@ class _File:
         except UnicodeDecodeError as error:
             raise CliError(f"{path} is no TOML: it is not UTF-8", exits.USAGE) from error
 
-    def read(self) -> tuple[dict[str, Any], dict[str, ShareChange]]:
+    def read(self) -> tuple[dict[str, Any], dict[str, SupposedShare]]:
         try:
             found = tomllib.loads(self._text)
         except tomllib.TOMLDecodeError as error:
@@ -61,7 +61,7 @@ class _File:
         chosen = self._converted(chosen, types[field], field)
         return tuple(chosen) if field == "topology_labels" else chosen
 
-    def _share(self, share: str, fields: Any) -> ShareChange:
+    def _share(self, share: str, fields: Any) -> SupposedShare:
         if not isinstance(fields, dict) or not fields:
             self._fault(f"must give some of {', '.join(_SHARE_FIELDS)}", "shares", share)
         types = {one.name: one.type for one in msgspec.structs.fields(wire.ShareChange)}
@@ -74,7 +74,7 @@ class _File:
             chosen[field] = (
                 UNLIMITED if unbound else self._converted(value, types[field], "shares", share, field)
             )
-        return ShareChange(**chosen)
+        return SupposedShare(**chosen)
 
     def _converted(self, value: Any, kind: Any, *place: str) -> Any:
         try:
