@@ -808,6 +808,7 @@ _QUIET: Final = frozenset(
         ev.CommandRefused,
         ev.LeaderElected,
         ev.SigningKeySet,
+        ev.PartitionArchived,
     }
 )
 """After these no job may start that could not before, unless it comes to stand in the queue by them: nor does

@@ -23,7 +23,7 @@ from horizon.executors.local import LocalExecutor
 from horizon.service import whatif
 from horizon.service.clock import Ids, SystemClock
 from horizon.service.course import Bounds, Course, End, course_of, fared, simulation_of
-from horizon.service.engine import Engine
+from horizon.service.engine import _WORTH_A_CYCLE, Engine
 from horizon.service.simulator import Hardware
 from horizon.service.whatif import BadSupposition, SupposedShare, Supposition, WhatIf, nodes_like, what_if
 from horizon.store.memory import Log, MemoryStore
@@ -144,6 +144,19 @@ def test_the_histories_have_everything_in_them_that_is_modelled() -> None:
         "JobPreempted", "CheckpointRecorded", "JobRequeued", "TimeLimitReached", "JobCancelled", "JobUpdated",
         "JobFailed", "JobReleased",
     }  # fmt: skip
+
+
+def test_what_was_in_force_gives_the_record_however_it_is_said() -> None:
+    """Settings are compared by what they decide: another half-life that changes nothing is no difference."""
+    world = two_orders()
+    found = again(world, Supposition({"order": Order.FAIR, "half_life_s": 60}, {"default": SupposedShare(3)}))
+    assert found.diverged == 0
+    assert told(found.course) == told(course_of(world.log))
+
+
+def test_a_cycle_follows_what_it_follows_in_the_engine() -> None:
+    assert not whatif._QUIET & _WORTH_A_CYCLE
+    assert whatif._QUIET | _WORTH_A_CYCLE | {ev.JobSubmitted} == set(ev.EVENT_TYPES)
 
 
 # --- whatever is otherwise, no rule is broken ---------------------------------------------------------------
