@@ -345,6 +345,20 @@ def test_the_fields_of_a_policy_hold_whatever_else_is_set_meanwhile() -> None:
     assert found.state.policy_version == world.state.policy_version
 
 
+def test_from_a_moment_on_another_cluster_takes_all_that_comes_and_what_runs_stays_where_it_is() -> None:
+    world = given(node(gpus=2))
+    run_now(world.submit("ann"), 1)
+    run_now(at(world, 50).submit("bob"), 2)
+    at(world, 60).ended(2)
+    at(world, 100).ended(1)
+    found = again(world, Supposition(cluster=Hardware(1, 1)), T0 + 20 * SECOND)
+    where = {
+        life.spec.user_id: [(one.allocation[0].node, (one.ended_us - T0) / SECOND) for one in life.attempts]
+        for life in found.course.lives.values()
+    }
+    assert where == {"ann": [("node-1", 100)], "bob": [("what-if-1", 60)]}
+
+
 # --- how long attempts run ----------------------------------------------------------------------------------
 
 
@@ -431,6 +445,27 @@ def test_a_job_that_is_interrupted_only_in_what_might_have_been_goes_on_from_wha
     assert starts(found) == {"1": [0, 50], "2": [40]}
     assert ends(found) == {"1": ("Completed", 110), "2": ("Completed", 50)}
     assert found.course.lives[world.job(1).id].lost_gpu_us == 10 * SECOND
+
+
+def test_who_is_being_stopped_when_the_courses_part_is_gone_when_it_was() -> None:
+    """Job 1 is asked to make way at 40 and gone at 45; at 42 the next on the other GPU is another."""
+    world = given(node(gpus=1, gpu_type="A"), node("node-2", 1, "B")).policy(min_runtime_s=0)
+    world.submit("ann", gpu_type="A", preemptible=True).submit("carl", gpu_type="B")
+    run_now(world, 1, 2)
+    at(world, 10).submit("carl", gpu_type="B").cycle()
+    at(world, 20).submit("dan", gpu_type="B").cycle()
+    at(world, 40).submit("bob", gpu_type="A", priority=Priority.URGENT).cycle()
+    assert world.stops() == [(1, 5)]
+    at(world, 42).ended(2)
+    run_now(world, 4)
+    at(world, 45).ended(1, Exit(signal=15))
+    run_now(world, 5)
+    at(world, 50).ended(5)
+    run_now(world, 1)
+    at(world, 60).when(cmd.SetShare("default", 2))
+    found = again(world, FIFO)
+    assert found.diverged_us == T0 + 42 * SECOND
+    assert starts(found) == {"1": [0, 50], "2": [0], "3": [42], "4": [], "5": [45]}
 
 
 def test_who_was_stopped_at_its_time_limit_would_have_gone_on() -> None:
