@@ -116,24 +116,48 @@ async def test_the_writer_may_insert_and_erase_blobs_and_nothing_else(
         await admin.execute(statement)
 
 
-async def test_the_auditor_may_read_the_log_and_no_secret(
-    admin: asyncpg.Connection[Any], connect: Connect
+@pytest.fixture
+async def auditor(database: str, admin: asyncpg.Connection[Any]) -> AsyncIterator[asyncpg.Connection[Any]]:
+    """A login that is nothing but a member of the auditor's role."""
+    name = "eve_of_" + await admin.fetchval("SELECT current_database()")
+    await admin.execute(f'CREATE ROLE "{name}" LOGIN IN ROLE horizon_auditor')
+    connection = await asyncpg.connect(database, user=name)
+    yield connection
+    await connection.close()
+    await admin.execute(f'DROP ROLE "{name}"')
+
+
+async def test_an_auditor_reads_the_log_and_all_that_proves_it(
+    connect: Connect, auditor: asyncpg.Connection[Any]
 ) -> None:
     store = await leader(connect)
     await store.append(Batch(drafts(1), 1_000_000))
-    await admin.execute("SET ROLE horizon_auditor")
-    row = await admin.fetchrow("SELECT position, event->>'job_id' AS id, recorded_at FROM log")
+    row = await auditor.fetchrow("SELECT position, event->>'job_id' AS id, recorded_at FROM log")
     assert row is not None
     assert (row["position"], row["id"], row["recorded_at"].timestamp()) == (1, "id-1", 1.0)
-    assert await admin.fetch("SELECT note FROM checkpoints") == []
-    for statement in (
-        "INSERT INTO checkpoints VALUES (1, '', '')",
-        "SELECT * FROM blobs",
-        "SELECT body FROM answers",
-        "INSERT INTO answers VALUES ('k', '', 1, '', 1)",
-    ):
-        with pytest.raises(asyncpg.InsufficientPrivilegeError):
-            await admin.execute(statement)
+    assert await auditor.fetchval("SELECT hash FROM events") == await auditor.fetchval(
+        "SELECT tip FROM log_head"
+    )
+    assert await auditor.fetch("SELECT note FROM checkpoints") == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["SELECT * FROM blobs", "SELECT body FROM answers", "INSERT INTO events SELECT * FROM events",
+     "UPDATE events SET epoch = 9", "DELETE FROM log", "TRUNCATE events",
+     "UPDATE log_head SET epoch = 9", "UPDATE log_head SET leader = ''",
+     "INSERT INTO checkpoints VALUES (1, '', '')", "DELETE FROM checkpoints",
+     "INSERT INTO answers VALUES ('k', '', 1, '', 1)",
+     "DROP VIEW log", "DROP TRIGGER refuse_change ON events", "CREATE TABLE x ()",
+     "ALTER TABLE events_000000 DISABLE TRIGGER ALL", "SELECT add_partition()",
+     "SET ROLE horizon_writer", "GRANT horizon_writer TO CURRENT_USER"],
+)  # fmt: skip
+async def test_an_auditor_sees_no_secret_and_changes_nothing(
+    connect: Connect, auditor: asyncpg.Connection[Any], statement: str
+) -> None:
+    await (await leader(connect)).append(Batch(drafts(1), 1_000_000, {"d": b"secret"}))
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await auditor.execute(statement)
 
 
 async def test_the_scheduler_writes_as_the_writer_role(
