@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final, NamedTuple
+from urllib.parse import urlsplit
 
 import structlog
 from aiohttp import web
@@ -155,7 +156,8 @@ class Scheduler:
     def _make_engine(self, home: str) -> Engine:
         settings, clock = self._settings, SystemClock()
         name = f"{socket.gethostname()}/{os.getpid()}"
-        candidate = Candidate(home, name, settings.advertise or self.url, settings.lease_ttl_s)
+        url = settings.advertise or reachable(settings.host, self.url)
+        candidate = Candidate(home, name, url, settings.lease_ttl_s)
         return Engine(
             PostgresStore(self.dsn, candidate, [places.archive(settings.data_dir)]),
             LocalExecutor(settings.data_dir, self.inventories),
@@ -316,6 +318,16 @@ def url_of(host: str, port: int) -> str:
     if address.is_unspecified:
         address = ip_address("127.0.0.1" if address.version == 4 else "::1")
     return f"http://{address}:{port}" if address.version == 4 else f"http://[{address}]:{port}"
+
+
+def reachable(host: str, url: str) -> str:
+    """The URL for other machines: by this one's name where it listens on all addresses."""
+    try:
+        if ip_address(host).is_unspecified and socket.getaddrinfo(socket.gethostname(), None):
+            return f"http://{socket.gethostname()}:{urlsplit(url).port}"
+    except (ValueError, OSError):
+        pass  # it has a name, or nobody knows ours
+    return url
 
 
 def is_loopback(host: str) -> bool:

@@ -191,6 +191,7 @@ async def _serve_until_stopped(settings: Settings) -> int:
         if stopped.done():
             raise CliError(f"Horizon has stopped: {stopped.result()}")
         stopped.cancel()
+        await asyncio.wait({stopped})
         return exits.OK
     finally:
         places.remove_endpoint(settings.data_dir)

@@ -109,6 +109,8 @@ class LocalExecutor:
         self._recent: dict[str, None] = {}
         """Attempts that are over and reported: launching or stopping them again does nothing."""
         self._lost: dict[Mark, tuple[_Attempt, int, Record | None]] = {}
+        self._elsewhere: set[str] = set()
+        """Attempts that may run under another executor's eyes."""
         self._orphans: set[str] = set()
         self._orphans_are_gone = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -147,6 +149,7 @@ class LocalExecutor:
         await self._link.close()
         self._attempts.clear()
         self._recent.clear()
+        self._elsewhere.clear()
         self._lost.clear()
         self._partial = b""
 
@@ -201,7 +204,7 @@ class LocalExecutor:
     def stop(self, key: AttemptKey, grace_period_s: int) -> None:
         """What was never launched is barred from ever being, and reported as ended without a start."""
         text = str(key)
-        if text in self._recent:
+        if text in self._recent or text in self._elsewhere:
             return
         assert _SAFE_KEY.fullmatch(text), f"an attempt that is no file name: {text!r}"
         attempt = self._attempts.get(text)
@@ -418,6 +421,9 @@ class LocalExecutor:
         )
         seen = [records.inspect(self._attempts_dir, key, place) for place in range(len(attempt.ranks))]
         claimed = any(look.claimed for look in seen)
+        if held.elsewhere and not claimed:
+            self._elsewhere.add(key)
+            return False
         vanished = not claimed and (held.started or self._rebooted)
         if not claimed and not vanished and not held.stopping:
             return True

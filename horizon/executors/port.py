@@ -63,6 +63,9 @@ class Held(Struct, frozen=True):
     stopping: bool
     """Whether it was asked to stop: the executor carries on with stopping it."""
     grace_period_s: int
+    elsewhere: bool = False
+    """Whether a node of it is not among the executor's: unless there is a trace of it here, it may run where
+    that cannot be seen, and is neither reported nor stopped."""
 
 
 class LogChunk(Struct, frozen=True):

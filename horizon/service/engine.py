@@ -299,10 +299,7 @@ class Engine:
         return head
 
     async def _adopt(self) -> None:
-        """Hand the attempts that the log says hold something to the executor; launch those it never saw.
-
-        Those on nodes that are lost are not among them: their processes may run where we cannot see them.
-        """
+        """Hand the attempts that the log says hold something to the executor; launch those it never saw."""
         held = [
             Held(
                 _key(job),
@@ -310,19 +307,15 @@ class Engine:
                 started=job.started_at_us > 0,
                 stopping=job.allocation_state is AllocationState.RELEASING or job.stop is not None,
                 grace_period_s=job.spec.grace_period_s,
+                elsewhere=any(self.state.nodes[placement.node].lost for placement in job.allocation),
             )
             for job in self.state.holding.values()
-            if self._is_here(job)
         ]
         failed = [uuid for uuid, fault in self.state.devices.failed.items() if fault.by == EXECUTOR]
         never_launched = await self.executor.adopt(held, failed)
         for job in list(self.state.holding.values()):
             if _key(job) in never_launched and job.state is JobState.SCHEDULED:
                 self._launch_soon(job)
-
-    def _is_here(self, job: Job) -> bool:
-        """Whether all of its nodes are this executor's."""
-        return not any(self.state.nodes[placement.node].lost for placement in job.allocation)
 
     @property
     def ready(self) -> bool:
@@ -644,7 +637,7 @@ class Engine:
                 continue
             array = self.state.arrays.get(job.number)
             for one_job in [job] if array is None else self.state.tasks(array):
-                if one_job.allocation_state is not None and self._is_here(one_job):
+                if one_job.allocation_state is not None:
                     self.executor.stop(_key(one_job), one_job.spec.grace_period_s)
 
     def _launch_soon(self, job: Job) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from horizon.cli.server import reachable
 from horizon.store.postgres import PostgresStore
 from tests.cli.house import HORIZON, Up, environment, eventually, run
 
@@ -166,6 +167,18 @@ def test_a_free_address_gets_a_warning(start_up: Callable[..., Up]) -> None:
     up = start_up("--simulate-gpus", "1xA100", "--host", "0.0.0.0")
     assert up.url.startswith("http://127.0.0.1:")
     assert "TLS" in up.log.read_text()
+
+
+def test_others_are_told_this_machines_name_by_what_listens_on_all_addresses() -> None:
+    url = "http://127.0.0.1:7420"
+    assert reachable("127.0.0.1", url) == reachable("localhost", url) == url
+    name = socket.gethostname()
+    try:
+        socket.getaddrinfo(name, None)
+    except OSError:
+        assert reachable("0.0.0.0", url) == url
+    else:
+        assert reachable("0.0.0.0", url) == reachable("::", url) == f"http://{name}:7420"
 
 
 def test_serve_wants_its_settings_from_the_environment(home: Path) -> None:

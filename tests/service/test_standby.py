@@ -205,3 +205,25 @@ async def test_jobs_on_nodes_of_another_scheduler_are_neither_lost_nor_run_again
     await until(lambda: again.state.jobs[command.job_id].allocation_state is None)
     await again.stop()
     await first.stop()
+
+
+async def test_jobs_on_nodes_that_were_taken_away_from_a_scheduler_go_on_under_its_eyes(
+    tmp_path: Path,
+) -> None:
+    """Their files are here, whatever the nodes are called now."""
+    log = Log()
+    first = engine_on(store_on(log, "first"), tmp_path, "1xH100,2xA100")
+    await first.start()
+    ends = submission(first, "sleep 0.5; exit 4", gpu_type="A100")
+    stopped = submission(first, "sleep 600", gpu_type="A100", grace_period_s=0)
+    for command in (ends, stopped):
+        await ask(first, command)
+    await until(lambda: first.state.counts[JobState.RUNNING] == 2)
+    await first.stop()
+    again = engine_on(store_on(log, "first"), tmp_path, "1xH100")
+    await again.start()
+    assert again.state.nodes["node-2"].lost
+    await ask(again, cmd.Cancel(stopped.job_id))
+    await until(lambda: not again.state.holding)
+    assert again.state.jobs[ends.job_id].exit_code == 4
+    await again.stop()
