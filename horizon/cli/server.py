@@ -10,7 +10,7 @@ import os
 import socket
 import subprocess
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -87,6 +87,8 @@ class Scheduler:
         self._parts = AsyncExitStack()
         self.inventories: tuple[Inventory, ...] = ()
         self._keys = KeyFile(settings.signing_key or places.own_signing_key(settings.data_dir))
+        self._held = self._parts.enter_context(ExitStack())
+        """The data directory, once a standby holds it: let go last of all."""
         self._holding: asyncio.Task[None] | None = None
         self.dsn = ""
         self.url = ""
@@ -227,7 +229,7 @@ class Scheduler:
         """
         for tried in itertools.count(1):
             try:
-                self._parts.enter_context(lock.hold(self._settings.data_dir))
+                self._held.enter_context(lock.hold(self._settings.data_dir))
                 return
             except CliError as error:
                 if tried == 2:  # one that stops cleanly lets it go in this moment
