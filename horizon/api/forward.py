@@ -44,11 +44,13 @@ class Forwarder:
         body = await request.read()
         asked = asyncio.ensure_future(self._ask(url, request, body))
         ended = asyncio.ensure_future(term.wait())
-        await asyncio.wait({asked, ended}, return_when=asyncio.FIRST_COMPLETED)
-        ended.cancel()
-        if not asked.done():
-            asked.cancel()
-            await asyncio.gather(asked, return_exceptions=True)
+        try:
+            await asyncio.wait({asked, ended}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            answered = asked.done()
+            for task in (asked, ended):
+                task.cancel()
+        if not answered:
             raise _unknown(request, "it leads no more")
         try:
             answer = asked.result()

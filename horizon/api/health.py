@@ -81,7 +81,7 @@ def _trouble(context: Context) -> str | None:
         return f"this scheduler has stopped leading: {engine.stopped.result()}"
     if engine.ready:
         return None
-    return engine.trouble or "this scheduler does not lead, or not yet"
+    return engine.trouble or "this scheduler does not lead, or not yet, or its lease has run out"
 
 
 async def _store_trouble(context: Context) -> str | None:
