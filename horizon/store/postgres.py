@@ -554,7 +554,7 @@ async def _check_schema(connection: asyncpg.Connection[Any]) -> None:
     """That the log is still protected: someone may have dropped a trigger."""
     unprotected = await connection.fetch(
         """WITH append_only AS (
-               SELECT unnest(ARRAY['events', 'answers', 'checkpoints']::regclass[]) AS relation
+               SELECT unnest(ARRAY['events', 'answers', 'checkpoints', 'archives']::regclass[]) AS relation
                UNION ALL SELECT inhrelid FROM pg_inherits WHERE inhparent = 'events'::regclass),
            guards (relation, name) AS (
                SELECT relation, unnest(ARRAY['refuse_change', 'refuse_truncate']) FROM append_only
