@@ -145,6 +145,8 @@ class Archiver:
         progress = progress_printer(f"writing {name}")
         partial = self._target / f".{name}"
         try:
+            partial.unlink(missing_ok=True)
+            partial.touch(0o600)  # names, comments and command lines are for those who may read the log
             with partial.open("wb") as file:
                 async for position, lines in plan.lines():
                     file.write(lines)

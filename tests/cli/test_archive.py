@@ -59,8 +59,13 @@ class House:
         self.data, self.dsn = home / "data", dsn
         self.archive = self.data / "archive"
         self.up = self.start()
-        self.first = post(self.up, "/api/v1/jobs/batch", jobs(3 * SIZE), key="first")
+        self.first = post(self.up, "/api/v1/jobs/batch", jobs(150), key="first")
         assert self.first[0] == 201, self.first
+        self.old_key = self.up.ok("keys").strip()
+        self.up.ok("keys", "rotate")
+        self.up.stop()
+        self.up = self.start()  # under another key from here on
+        assert post(self.up, "/api/v1/jobs/batch", jobs(150))[0] == 201
         self.up.stop()  # which signs all there is
         self.up = self.start()
 
@@ -95,8 +100,8 @@ async def test_the_log_goes_on_in_files(house: House, admin: asyncpg.Connection[
     assert "events 101 to 200 are archived in" in said
     assert len(house.files()) == 2
     assert "events_000000" not in await attached(admin)
-    key = house.ok("keys").strip()
-    for file in house.files():
+    for file, key in zip(house.files(), (house.old_key, house.ok("keys").strip()), strict=True):
+        assert file.stat().st_mode & 0o777 == 0o600
         proven = audit(file, key)
         assert (proven.returncode, proven.stderr) == (0, "")
         assert "\n0 events behind it are linked and not signed" in proven.stdout
@@ -117,7 +122,7 @@ async def test_the_log_goes_on_in_files(house: House, admin: asyncpg.Connection[
     after = house.ok("verify")
     assert after.startswith("the log horizon/")
     assert after.split("\n")[0] == before.split("\n")[0]
-    assert post(house.up, "/api/v1/jobs/batch", jobs(3 * SIZE), key="first") == house.first
+    assert post(house.up, "/api/v1/jobs/batch", jobs(150), key="first") == house.first
     house.up.stop()
     house.up = house.start()
     assert house.up.look("/jobs?limit=1")["total"] == 3 * SIZE
