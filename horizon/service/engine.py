@@ -580,6 +580,7 @@ class Engine:
             for ask in asks:
                 ask.tries += unknown.position > 0
             self._put_back(asks, None)
+        self._asks = []
         self._wake.set()
 
     async def _came_about(self, batch: Batch, unknown: UnknownOutcome) -> bool:

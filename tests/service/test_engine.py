@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -444,6 +444,25 @@ async def test_an_append_of_unknown_outcome_takes_effect_exactly_once(start: Sta
     await until(lambda: engine.state.jobs[running.job_id].state is JobState.COMPLETED)
     assert engine.state.jobs[running.job_id].attempt == 1
     assert await refolded(engine) == digest(engine.state)
+
+
+async def test_a_stop_while_a_doubt_is_settled_is_a_clean_one(start: Start) -> None:
+    log = Log()
+    engine = await start(log)
+    store, stops = troubled(engine), []
+    read_at = store.read_at
+
+    async def stopped_meanwhile(positions: Iterable[int]) -> list[ev.Recorded]:
+        stops.append(asyncio.create_task(engine.stop()))
+        await asyncio.sleep(0)
+        return await read_at(positions)
+
+    store.read_at = stopped_meanwhile  # type: ignore[method-assign]
+    store.trouble = ["executed"]
+    await ask(engine, submission(engine, hold=True), key="key", fingerprint=b"f")
+    [stop] = stops
+    await stop
+    assert log.lease_until_s <= time.monotonic()
 
 
 @pytest.mark.parametrize("trouble", ["executed", "lost"])
