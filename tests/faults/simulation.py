@@ -35,8 +35,10 @@ from horizon.executors.inventory import simulated
 from horizon.executors.port import ExecutorError
 from horizon.service.config import EngineConfig
 from horizon.service.engine import Busy, Engine, Reply
+from horizon.service.follower import POLL_S, Follower
 from horizon.service.leadership import Led, await_turn
 from horizon.service.notary import Distrust, Notary
+from horizon.service.standby import Standby
 from horizon.store.port import Candidate, Leader, StoreError, Unavailable
 from tests.faults.checker import Evidence, Findings, Kind, Outcome, Try, check
 from tests.faults.twins import (
@@ -67,6 +69,9 @@ CLOCKS_S: Final = (-3_600, -10, -0.001, 10, 3_600)
 """By how much somebody may set a clock."""
 
 
+BY_FORCE, WAITING, STANDBY = "elected by force", "waits for its turn", "stands by"
+
+
 class Gone(Exception):
     """The connection to a scheduler broke, or nobody answered on it in time."""
 
@@ -74,13 +79,14 @@ class Gone(Exception):
 class Scheduler:
     """One scheduler's process, from its start to its end."""
 
-    def __init__(self, day: Day, machine: str, by_force: bool) -> None:
+    def __init__(self, day: Day, machine: str, way: str) -> None:
         day.started += 1
         self.machine = machine
         self.process = Process(f"{machine}{day.started}")
         self._day = day
-        self._by_force = by_force
-        """Whether it deposes whoever leads, and does not wait for the end of a lease."""
+        self._way = way
+        """How it comes to lead."""
+        self.standby: Standby | None = None
         self.engine: Engine | None = None
         self.reason = ""
         day.loop.spawn(self.process, self._serve(day.clocks[machine], day.started))
@@ -98,13 +104,30 @@ class Scheduler:
             notary=notary,
         )
         try:
-            await engine.store.open()
-            turn = None if self._by_force else await await_turn(engine.store, self.machine, day.waits)
-            await engine.start(turn=turn)
+            await self._lead(engine)
             self.reason = await engine.stopped
         except (StoreError, ExecutorError, Distrust, Led) as error:
             self.reason = str(error)
         self.die()
+
+    async def _lead(self, engine: Engine) -> None:
+        if self._way == BY_FORCE:
+            await engine.start()
+        elif self._way == WAITING:
+            await engine.store.open()
+            await engine.start(turn=await await_turn(engine.store, self.machine, self._day.waits))
+        else:
+            self.standby = Standby(engine, Follower(engine.store), lambda led, state: None)
+            await self.standby.start(lambda done, total: None)
+            await self.standby.run()
+
+    @property
+    def followed(self) -> State | None:
+        """What a standby has folded, if it is all there is."""
+        if self.standby is None or not self.standby.following or self.standby.follower.events_behind:
+            return None
+        state = self.standby.follower.state
+        return state if state.position == self._day.database.log.head.position else None
 
     @property
     def up(self) -> bool:
@@ -159,9 +182,9 @@ class Day:
             if scheduler.process.stopped:
                 self.loop.carry_on(scheduler.process)
         await asyncio.gather(*clients)
-        watch.cancel()
         last = await self._until_quiet()
-        live = digest(last.state)
+        watch.cancel()
+        live = await self._states(last)
         await last.stop()
         evidence = Evidence(
             TwinLog(self.database.log),
@@ -170,9 +193,14 @@ class Day:
             leaders=self.database.led,
             starts=self.nodes.starts,
             clashes=self.nodes.clashes,
-            live=[live],
+            live=live,
         )
         self.findings = await check(evidence)
+        for scheduler in self.schedulers:
+            if scheduler.reason.startswith("internal error"):
+                self.findings.other.append(
+                    f"{scheduler.process.name} stopped by a fault of its own: {scheduler.reason}"
+                )
         if self.findings.signed != self.findings.events and not self.findings.all:
             self.findings.other.append(
                 f"signed up to {self.findings.signed} of {self.findings.events} after a clean stop"
@@ -183,13 +211,13 @@ class Day:
     def waits(self, leader: Leader) -> None:
         self._note("lease waited for")
 
-    def start_one(self, by_force: bool = False) -> Scheduler | None:
+    def start_one(self, way: str = "") -> Scheduler | None:
         """On a machine that has none: two of them never have the same data directory."""
         taken = {one.machine for one in self.schedulers if one.process.alive}
         free = [name for name in MACHINES if name not in taken]
         if not free:
             return None
-        scheduler = Scheduler(self, self.rng.choice(free), by_force)
+        scheduler = Scheduler(self, self.rng.choice(free), way or self.rng.choice((WAITING, STANDBY)))
         self.schedulers.append(scheduler)
         return scheduler
 
@@ -200,19 +228,27 @@ class Day:
                 self.start_one()
 
     async def _until_quiet(self) -> Engine:
-        """One scheduler more, to the end of every job that can end."""
-        for one in self.schedulers:
-            one.die()
+        """To the end of every job that can end; whoever leads then."""
+        until = self.loop.time() + QUIET_S_MAX
         while True:
-            scheduler = self.start_one()
-            assert scheduler is not None
-            until = self.loop.time() + QUIET_S_MAX
-            while scheduler.process.alive:
-                await asyncio.sleep(1)
-                engine = scheduler.engine
-                if engine is not None and engine.ready and not engine.inbox_jobs and _is_quiet(engine.state):
+            await asyncio.sleep(1)
+            up = [one.engine for one in self.schedulers if one.process.alive and one.engine is not None]
+            for engine in up:
+                if engine.ready and not engine.inbox_jobs and _is_quiet(engine.state):
                     return engine
-                assert self.loop.time() < until, f"not quiet: {_restless(engine)}"
+            assert self.loop.time() < until, f"not quiet: {[_restless(engine) for engine in up]}"
+
+    async def _states(self, last: Engine) -> list[str]:
+        """Digests of the leader's state, and of those that standbys have folded meanwhile."""
+        await asyncio.sleep(2 * POLL_S)
+        states = [last.state]
+        for one in self.schedulers:
+            if one.process.alive and one.engine is not last:
+                if one.followed is not None:
+                    self._note("standby that followed to the end")
+                    states.append(one.followed)
+                one.die()  # when the leader goes nobody shall follow it
+        return [digest(state) for state in states]
 
     # --- those who bring trouble --------------------------------------------------------------------------
 
@@ -251,9 +287,9 @@ class Day:
             self.loop.call_later(self.rng.random() * 20, self.loop.carry_on, scheduler.process)
 
     def _rival(self) -> None:
-        by_force = self.rng.random() < 0.5
-        if not self.calm and self.start_one(by_force):
-            self._note("another scheduler elected by force" if by_force else "another scheduler waits")
+        way = self.rng.choice((BY_FORCE, WAITING, STANDBY, STANDBY))
+        if not self.calm and self.start_one(way):
+            self._note(f"another scheduler {way}")
 
     def _set_a_clock(self) -> None:
         self._note("clock set")
@@ -355,7 +391,7 @@ class Day:
             except Exception as error:
                 self.nodes.at(self.rng.random() * 0.001, _settle, answer, None, error)
 
-        self.loop.call_later(self.rng.random() * 0.001, self.loop.spawn, scheduler.process, handle())
+        self.nodes.at(self.rng.random() * 0.001, lambda: self.loop.spawn(scheduler.process, handle()))
         async with asyncio.timeout(PATIENCE_S):
             return await answer
 
@@ -388,9 +424,7 @@ def _is_quiet(state: State) -> bool:
     return not state.holding and not any(can_start)
 
 
-def _restless(engine: Engine | None) -> str:
-    if engine is None:
-        return "no scheduler"
+def _restless(engine: Engine) -> str:
     jobs = [f"{job.number} {job.state}" for job in engine.state.jobs.values() if not job.state.ended]
     return f"ready {engine.ready}, trouble {engine.trouble!r}, jobs {jobs}"
 

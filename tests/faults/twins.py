@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextvars import copy_context
 from dataclasses import dataclass, field
@@ -406,10 +406,10 @@ class Nodes:
     def say(self, running: Running, report: cmd.Report) -> None:
         """A report arrives late, twice, or never, should nobody listen when it does."""
         delay_s = self.weather.rng.random() * (5.0 if self.weather.strikes("report late") else 0.005)
-        running.told_at = max(running.told_at, self.loop.time() + delay_s)
+        running.told_at = max(running.told_at + 1e-6, self.loop.time() + delay_s)
         self.loop.call_at(running.told_at, self._deliver, report, context=_OF_NOBODY)
         if self.weather.strikes("report twice"):
-            running.told_at += 0.001
+            running.told_at += 1e-6
             self.loop.call_at(running.told_at, self._deliver, report, context=_OF_NOBODY)
 
     def _deliver(self, report: cmd.Report) -> None:
@@ -431,6 +431,8 @@ class Agent:
         self._context.run(CURRENT.set, process)
         self._report: Callable[[cmd.Report], None] | None = None
         self._epoch = 0
+        self._heard: deque[cmd.Report] = deque()
+        """In their order, however long the process stands still."""
 
     async def open(
         self, log_id: str, epoch: int, report: Callable[[cmd.Report], None]
@@ -462,9 +464,11 @@ class Agent:
 
     def hear(self, report: cmd.Report) -> None:
         if self._report is not None:
-            self._nodes.loop.call_soon(self._pass_on, report, context=self._context)
+            self._heard.append(report)
+            self._nodes.loop.call_soon(self._pass_on, context=self._context)
 
-    def _pass_on(self, report: cmd.Report) -> None:
+    def _pass_on(self) -> None:
+        report = self._heard.popleft()
         if self._report is not None:
             self._report(report)
 

@@ -45,6 +45,17 @@ class _Step(NamedTuple):
     process: Process | None
 
 
+class _Task(asyncio.Task[Any]):
+    """One that a set has at the same place in every run: not by where it is in memory."""
+
+    def __init__(self, number: int, coro: Coroutine[Any, Any, Any], **named: Any) -> None:
+        self._number = number
+        super().__init__(coro, **named)
+
+    def __hash__(self) -> int:
+        return self._number
+
+
 class VirtualLoop(asyncio.AbstractEventLoop):
     """Enough of an event loop for tasks, futures and timers."""
 
@@ -56,8 +67,8 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self._numbers = itertools.count()
         self._tasks: list[asyncio.Task[Any]] = []
         self._dead: list[_Step] = []
-        """Kept, so that no ``finally`` of theirs is run by the garbage collector."""
-        self._closed = False
+        """What dead processes would have done next."""
+        self._closed = self._reaping = False
         self.unhandled: list[str] = []
 
     # --- running ----------------------------------------------------------------------------------------
@@ -93,9 +104,9 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
     def _run(self, step: _Step) -> None:
         process = step.process
-        if process is not None and not process.alive:
+        if process is not None and not process.alive and not self._reaping:
             self._dead.append(step)
-        elif process is not None and process.stopped:
+        elif process is not None and process.stopped and not self._reaping:
             process.parked.append(step)
         elif not step.handle.cancelled():
             step.context.run(step.callback, *step.args)
@@ -138,7 +149,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     def create_task(  # type: ignore[override]
         self, coro: Coroutine[Any, Any, Any], *, name: str | None = None, context: Context | None = None
     ) -> asyncio.Task[Any]:
-        task = asyncio.Task(coro, loop=self, name=name, context=context)
+        task = _Task(next(self._numbers), coro, loop=self, name=name, context=context)
         self._tasks.append(task)
         return task
 
@@ -178,15 +189,24 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         return self._closed
 
     def close(self) -> None:
-        """End what never ended, so that nothing of it is left to the garbage collector."""
-        self._closed = True
+        """Have everybody, the dead too, end in peace: nothing is left to the garbage collector."""
+        self._reaping = True
+        left = [task for task in self._tasks if not task.done()]
+        for task in left:
+            task.cancel()
+        self._ready += self._dead
+        for step in self._dead:
+            if step.process is not None:
+                self._ready += step.process.parked
+                step.process.parked.clear()
+        self._dead.clear()
         asyncio._set_running_loop(self)
         try:
-            for task in self._tasks:
-                if not task.done():
-                    task.get_coro().close()
+            while not all(task.done() for task in left) and (self._ready or self._timers):
+                self._run_once()
         finally:
             asyncio._set_running_loop(None)
+        self._closed = True
         self.unhandled.clear()
 
 
