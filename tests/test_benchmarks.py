@@ -42,5 +42,6 @@ def test_every_benchmark_runs_and_has_a_row_in_the_table() -> None:
         "end to end",
         "takeover from a killed leader",
         "read from a standby",
+        "restart: load the snapshot",
     ):
         assert question in done.stdout, done.stdout

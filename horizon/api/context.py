@@ -47,7 +47,7 @@ class Context:
         self.started_us = clock.now_us()
         self.cursor_key = hashlib.sha256(b"horizon cursor " + (token or "").encode()).digest()
         """Cursors outlive a restart, and not a change of the token."""
-        self.past = Past(engine.store, lambda: self.latest.position)
+        self.past = Past(engine.store, lambda: self.latest.position, engine.snapshots)
         self.followers: set[asyncio.Task[object]] = set()
         """Requests that go on for as long as a job does."""
         self._clock = clock

@@ -81,6 +81,9 @@ def _trouble(context: Context) -> str | None:
         return f"this scheduler has stopped leading: {engine.stopped.result()}"
     if engine.ready:
         return None
+    if engine.folded is not None:
+        done, total = engine.folded
+        return f"the log is being read: {done:,} of {total:,} events"
     return engine.trouble or "this scheduler does not lead, or not yet, or its lease has run out"
 
 

@@ -29,13 +29,16 @@ from horizon.api.context import Context
 from horizon.api.faults import clipped
 from horizon.api.problems import Fault, Problem, invalid
 from horizon.core import limits
+from horizon.core.at_rest import Numbered, mark
 from horizon.core.model import JobState, Priority
-from horizon.core.state import Job, State
+from horizon.core.state import Job, Share, State
 
 C = TypeVar("C", JobState, Priority)
 
 SCAN_SLICE: Final = 4_000
 """Jobs looked at before others get their turn; about a millisecond."""
+AT_REST_SLICE: Final = 1_000
+"""The same, where some of them may have to be decoded for it."""
 PAGE_DEFAULT: Final = 100
 
 _STATES: Final = {state.value.lower(): state for state in JobState}
@@ -228,8 +231,12 @@ async def find(state: State, filters: Filters, limit: int, below: int | None, to
     begin = len(candidates)
     if below is not None and total is not None:
         begin = bisect_left(candidates, below, key=_number)
-    for end in range(begin, 0, -SCAN_SLICE):
-        some: Iterator[Job] = filter(matches, reversed(candidates[max(0, end - SCAN_SLICE) : end]))
+    step, keep = (SCAN_SLICE, None) if type(candidates) is list else (AT_REST_SLICE, _sieve(state, filters))
+    for end in range(begin, 0, -step):
+        part = candidates[max(0, end - step) : end]
+        if keep is not None and isinstance(part, Numbered):
+            part = part.sifted(keep)
+        some: Iterator[Job] = filter(matches, reversed(part))
         if total is None:  # count them all, and keep those that fit on the page
             all_of_them = list(some)
             matched += len(all_of_them)
@@ -241,6 +248,24 @@ async def find(state: State, filters: Filters, limit: int, below: int | None, to
             break
         await asyncio.sleep(0)
     return Found(found, matched if total is None else total)
+
+
+def _sieve(state: State, filters: Filters) -> Callable[[int], bool]:
+    """Whether a job at rest, by its number, is worth decoding: what columns tell of it speaks for it."""
+    assert isinstance(state.numbered, Numbered)
+    columns = state.numbered.at_rest.columns
+    marks, owners = columns.marks, columns.owners
+    states, priorities = filters.states or tuple(JobState), filters.priorities or tuple(Priority)
+    wanted = frozenset(mark(one, priority) for one in states for priority in priorities)
+    if filters.user_id is None and filters.account is None:
+        return lambda number: marks[number - 1] in wanted
+    shares = frozenset(share.id for share in state.shares if _may_own(share, filters))
+    return lambda number: owners[number - 1] in shares and marks[number - 1] in wanted
+
+
+def _may_own(share: Share, filters: Filters) -> bool:
+    user = filters.user_id is None or share.user_id == filters.user_id
+    return user and (filters.account is None or f"{share.account}/".startswith(filters.account + "/"))
 
 
 def _candidates(state: State, filters: Filters) -> Sequence[Job]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Annotated, Final
 
@@ -14,7 +14,7 @@ from horizon.api import times
 from horizon.api.problems import Fault, invalid
 from horizon.core.state import State
 from horizon.service.recovery import fold_until
-from horizon.store.port import EventStore
+from horizon.store.port import EventStore, Snapshot
 
 At = (
     Annotated[
@@ -36,9 +36,10 @@ _POSITION: Final = re.compile(r"[0-9]{1,18}")
 class Past:
     """Folds the log anew for questions about the past, one at a time; the last one answers what follows."""
 
-    def __init__(self, store: EventStore, head: Callable[[], int]) -> None:
-        """``head`` says up to which position the log is known here."""
+    def __init__(self, store: EventStore, head: Callable[[], int], snapshots: Iterable[Snapshot]) -> None:
+        """``head`` says up to which position the log is known here; ``snapshots`` come newest first."""
         self._store = store
+        self._snapshots = snapshots
         self._head = head
         self._folding = asyncio.Lock()
         self._state: State | None = None
@@ -69,7 +70,9 @@ class Past:
             state = self._state
             if state is None or state.position != position:
                 self._state = None  # two of them need not be in memory
-                self._state = state = await fold_until(self._store, self._head(), position)
+                self._state = state = await fold_until(
+                    self._store, self._head(), position, snapshots=self._snapshots
+                )
             self._keep_for_a_while()
         return state
 

@@ -77,12 +77,16 @@ async def _embedded(directory: Path, parts: AsyncExitStack) -> str:
 
 def progress_printer(doing: str) -> Callable[[int, int], None]:
     """Says how far it is, once it takes long enough to wonder."""
-    said_at = time.monotonic() - PROGRESS_EVERY_S + PROGRESS_AFTER_S
+    began_at = said_at = 0.0
 
     def progress(done: int, total: int) -> None:
-        nonlocal said_at
-        if time.monotonic() - said_at >= PROGRESS_EVERY_S:
-            said_at = time.monotonic()
-            click.echo(f"{doing}: {done:,} of {total:,} events ({done * 100 // max(total, 1)} %)", err=True)
+        nonlocal began_at, said_at
+        now = time.monotonic()
+        if not began_at:
+            began_at, said_at = now, now - PROGRESS_EVERY_S + PROGRESS_AFTER_S
+        if now - said_at >= PROGRESS_EVERY_S:
+            said_at = now
+            share = f"{done * 100 // max(total, 1)} %, {done / (now - began_at):,.0f} a second"
+            click.echo(f"{doing}: {done:,} of {total:,} events ({share})", err=True)
 
     return progress

@@ -30,6 +30,7 @@ SECTIONS: Final[dict[str, dict[str, Place]]] = {
         "up": Place("serving", "Run everything on this machine: Postgres, scheduler, node."),
         "serve": Place("serving", "Run the service on a given Postgres, for containers."),
         "demo": Place("demo", "Run real jobs of three users on pretend GPUs and verify the log."),
+        "snapshot": Place("snapshot", "Keep the state that the log folds to, for a quick start."),
         "migrate": Place("serving", "Bring a database's schema up to date."),
         "token": Place("serving", "Show the token of the server on this machine."),
     },

@@ -1,8 +1,8 @@
 """Where things are: the data directory, and in it how a client of this machine finds the server.
 
 ``horizon up`` writes ``id``, ``token`` and ``keys/signing.key`` at its first start (the last two for their
-owner only), ``endpoint.json`` at every start, and adds to ``checkpoints`` as it signs the log. Nothing heavy
-is imported here: every command passes through.
+owner only), ``endpoint.json`` at every start, adds to ``checkpoints`` as it signs the log, and has
+``snapshots`` written of a large one. Nothing heavy is imported here: every command passes through.
 """
 
 from __future__ import annotations
@@ -118,6 +118,11 @@ def archive(directory: Path) -> Path:
 def checkpoints(directory: Path) -> Path:
     """The file of signed checkpoints."""
     return directory / "checkpoints"
+
+
+def snapshots(directory: Path) -> Path:
+    """The directory of snapshots; it may be deleted at any time."""
+    return directory / "snapshots"
 
 
 class Server(NamedTuple):

@@ -9,6 +9,7 @@ import itertools
 import os
 import socket
 import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack, ExitStack
 from ipaddress import ip_address
@@ -35,10 +36,12 @@ from horizon.service.keys import BadKey, KeyFile
 from horizon.service.leadership import Led, await_turn, describe
 from horizon.service.notary import Distrust, Notary
 from horizon.service.notefile import NoteFile
+from horizon.service.snapshots import SnapshotKeeper
 from horizon.service.standby import Standby
 from horizon.store.embedded import EmbeddedPostgres
 from horizon.store.port import Candidate, Fenced, Leader, StoreError
 from horizon.store.postgres import PostgresStore
+from horizon.store.snapshots import Snapshots
 
 log = structlog.get_logger()
 
@@ -89,6 +92,7 @@ class Scheduler:
         self._keys = KeyFile(settings.signing_key or places.own_signing_key(settings.data_dir))
         self._held = self._parts.enter_context(ExitStack())
         """The data directory, once a standby holds it: let go last of all."""
+        self._snapshots = Snapshots(places.snapshots(settings.data_dir))
         self._holding: asyncio.Task[None] | None = None
         self.dsn = ""
         self.url = ""
@@ -145,15 +149,19 @@ class Scheduler:
         self.engine = self._make_engine(home)
         self._parts.push_async_callback(self.engine.stop)
         if settings.standby:
-            self.standby = Standby(self.engine, Follower(self.engine.store), self._before_leading)
+            follower = Follower(self.engine.store, self._snapshots)
+            self.standby = Standby(self.engine, follower, self._before_leading)
         await self._start_http(listener)
+        gc.disable()  # a fold only ever adds to what is there
         if self.standby is not None:
             await self._follow(self.standby, progress)
+            _spare_the_collector()
             return
         await self.engine.store.open()
         turn = await await_turn(self.engine.store, home, waits)
         await self.engine.start(progress, turn)
         _spare_the_collector()
+        self._keep_snapshots()
 
     def _make_engine(self, home: str) -> Engine:
         settings, clock = self._settings, SystemClock()
@@ -167,6 +175,7 @@ class Scheduler:
             Ids(clock),
             EngineConfig(lease_ttl_s=settings.lease_ttl_s),
             notary=Notary(self._keys, NoteFile(places.checkpoints(settings.data_dir))),
+            snapshots=self._snapshots,
         )
 
     async def _start_http(self, listener: socket.socket) -> None:
@@ -194,7 +203,7 @@ class Scheduler:
                 await self.standby.run()
             except (StoreError, ExecutorError, Distrust) as error:
                 raise CliError(str(error)) from error
-            _spare_the_collector()
+            self._keep_snapshots()
             leads()
         return await self.engine.stopped
 
@@ -236,6 +245,13 @@ class Scheduler:
                     log.warning("the data directory is not let go yet, and used all the same", why=str(error))
             await asyncio.sleep(HOLD_AGAIN_S)
 
+    def _keep_snapshots(self) -> None:
+        command = (sys.executable, "-m", "horizon.cli.main", "--data-dir", str(self._settings.data_dir))
+        environment = {**os.environ, "DATABASE_URL": self.dsn}
+        keeper = SnapshotKeeper(self.engine, (*command, "snapshot"), environment)
+        self._parts.push_async_callback(keeper.stop)
+        keeper.start()
+
     async def stop(self) -> None:
         """Stop what was started, in the opposite order. Running jobs go on running."""
         await self._parts.aclose()
@@ -273,6 +289,7 @@ def _spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 50, 100)
+    gc.enable()
 
 
 def find_inventories(settings: Settings) -> tuple[Inventory, ...]:

@@ -15,9 +15,10 @@ from typing import Any, Final
 from zlib import crc32
 
 import msgspec
+from msgspec import Struct
 from msgspec.structs import astuple
 
-from horizon.core.model import JobSpec
+from horizon.core.model import JobSpec, JobState, Priority
 from horizon.core.state import ArrayState, Job, State
 
 DECODED_MAX: Final = 4_096
@@ -71,23 +72,34 @@ def _tag(id: str) -> int:
     return crc32(id.encode()) >> (32 - TAG_BITS)
 
 
-class AtRest:
-    """The records of one snapshot, found by number and by id. Reads what it was given; changes nothing."""
+def mark(state: JobState, priority: Priority) -> int:
+    """Both in one byte."""
+    return _STATES[state] << 2 | priority.rank
 
-    def __init__(
-        self,
-        places: memoryview,
-        index: memoryview,
-        tags: memoryview,
-        records: memoryview,
-        arrays: dict[int, ArrayState],
-    ) -> None:
-        self.places = places
-        """By number, from 1: where its record begins, and 1; 0 for a job that is not at rest."""
-        self.index = index
-        """Their numbers, each below the tag of the id, in order."""
-        self.tags = tags
-        """A bit for every tag: whether any of them has it. Nearly all that are looked up here are new ids."""
+
+_STATES: Final = {state: number for number, state in enumerate(JobState)}
+
+
+class Columns(Struct, frozen=True):
+    """What is known of jobs at rest without decoding any. By number, from 1, where nothing else is said."""
+
+    places: memoryview
+    """Where its record begins, and 1; 0 for a job that is not at rest. int64."""
+    marks: memoryview
+    """Its state and priority. A byte."""
+    owners: memoryview
+    """Its share. int32."""
+    index: memoryview
+    """Their numbers, each below the tag of the id, in order. int64."""
+    tags: memoryview
+    """A bit for every tag: whether any of them has it. Nearly all that are looked up here are new ids."""
+
+
+class AtRest:
+    """The jobs at rest of one snapshot, found by number and by id. It only reads what it was given."""
+
+    def __init__(self, columns: Columns, records: memoryview, arrays: dict[int, ArrayState]) -> None:
+        self.columns = columns
         self.records = records
         self._arrays = arrays
         self._decoded: dict[int, Job] = {}
@@ -103,15 +115,16 @@ class AtRest:
         return found
 
     def record(self, number: int) -> memoryview:
-        begin = self.places[number - 1] - 1 + _LENGTH_BYTES
+        begin = self.columns.places[number - 1] - 1 + _LENGTH_BYTES
         return self.records[begin : begin + int.from_bytes(self.records[begin - _LENGTH_BYTES : begin])]
 
     def find(self, id: str) -> Job | None:
         """The one with this id. O(log jobs), and O(1) for nearly all that are not here."""
         tag = _tag(id)
-        if not self.tags[tag >> 3] >> (tag & 7) & 1:
+        if not self.columns.tags[tag >> 3] >> (tag & 7) & 1:
             return None
-        index, at = self.index, bisect_left(self.index, tag << NUMBER_BITS)
+        index = self.columns.index
+        at = bisect_left(index, tag << NUMBER_BITS)
         while at < len(index) and index[at] >> NUMBER_BITS == tag:
             job = self.job(index[at] & _NUMBER)
             if job.id == id:
@@ -143,6 +156,10 @@ class Numbered(list[Job]):
         """Nothing is decoded for being in another list."""
         list.extend(self, entries(more) if isinstance(more, list) else more)
         return self
+
+    def sifted(self, keep: Callable[[int], bool]) -> Numbered:
+        """Without those at rest whose numbers are not to be kept. O(entries); decodes nothing."""
+        return Numbered([one for one in entries(self) if not isinstance(one, int) or keep(one)], self.at_rest)
 
     def _job(self, entry: Any) -> Job:
         job: Job = self.at_rest.job(entry) if entry.__class__ is int else entry
@@ -197,22 +214,31 @@ class Writer:
 
     def __init__(self, before: AtRest | None, jobs: int) -> None:
         """Room for the places of so many jobs."""
-        self.places = array("Q", before.places if before else b"")
-        self.places.frombytes(bytes(8 * (jobs - len(self.places))))
-        self.tags = bytearray(before.tags) if before else bytearray(1 << (TAG_BITS - 3))
+        columns = before.columns if before else None
+        new = jobs - (len(columns.places) if columns else 0)
+        self._places = array("Q", columns.places if columns else b"")
+        self._places.frombytes(bytes(8 * new))
+        self._marks = bytearray(columns.marks if columns else b"") + bytes(new)
+        self._owners = array("i", columns.owners if columns else b"")
+        self._owners.frombytes(bytes(4 * new))
+        self._index = array("Q", columns.index if columns else b"")
+        self._tags = bytearray(columns.tags if columns else 1 << (TAG_BITS - 3))
         self.before = before.records if before else memoryview(b"")
         """The records that are there already: nothing has happened to them."""
         self.records = bytearray()
-        self._index = array("Q", before.index if before else b"")
 
     def add(self, job: Job) -> None:
         record, tag = record_of(job), _tag(job.id)
-        self.places[job.number - 1] = len(self.before) + len(self.records) + 1
+        self._places[job.number - 1] = len(self.before) + len(self.records) + 1
+        self._marks[job.number - 1] = mark(job.state, job.priority)
+        self._owners[job.number - 1] = job.share
+        self._index.append(tag << NUMBER_BITS | job.number)
+        self._tags[tag >> 3] |= 1 << (tag & 7)
         self.records += len(record).to_bytes(_LENGTH_BYTES)
         self.records += record
-        self.tags[tag >> 3] |= 1 << (tag & 7)
-        self._index.append(tag << NUMBER_BITS | job.number)
 
-    def index(self) -> array[int]:
-        """O(jobs log jobs), and nearly O(jobs) for those in order already."""
-        return array("Q", sorted(self._index))
+    def columns(self) -> Columns:
+        """O(jobs log jobs), and nearly O(jobs) for an index of which most is in order already."""
+        index = array("Q", sorted(self._index))
+        columns = (self._places, self._marks, self._owners, index, self._tags)
+        return Columns(*(memoryview(column).toreadonly() for column in columns))

@@ -17,7 +17,17 @@ from msgspec.structs import astuple
 from horizon._placement import Cluster
 from horizon._queue import JobQueue
 from horizon.core.admission import share_values
-from horizon.core.at_rest import AtRest, JobsById, Numbered, Writer, entries, is_at_rest, job_of, record_of
+from horizon.core.at_rest import (
+    AtRest,
+    Columns,
+    JobsById,
+    Numbered,
+    Writer,
+    entries,
+    is_at_rest,
+    job_of,
+    record_of,
+)
 from horizon.core.model import JobState
 from horizon.core.state import ArrayState, Job, ShapeIndex, State
 
@@ -33,10 +43,8 @@ _HINTS: Final = get_type_hints(State)
 class Parts(Struct, frozen=True):
     """What one snapshot consists of; ``records`` may be in several pieces, one behind the other."""
 
-    contents: bytes
-    places: bytes | memoryview
-    index: bytes | memoryview
-    tags: bytes | memoryview
+    contents: bytes | memoryview
+    columns: Columns
     records: tuple[bytes | memoryview, ...]
 
 
@@ -102,22 +110,13 @@ def dump(state: State) -> Parts:
         preemptible=[[job.number for job in jobs.values()] for jobs in state.preemptible],
     )
     return Parts(
-        msgspec.msgpack.encode(contents),
-        rest.places.tobytes(),
-        rest.index().tobytes(),
-        bytes(rest.tags),
-        (rest.before, bytes(rest.records)),
+        msgspec.msgpack.encode(contents), rest.columns(), (rest.before, memoryview(rest.records).toreadonly())
     )
 
 
-def load(
-    contents: bytes | memoryview,
-    places: memoryview,
-    index: memoryview,
-    tags: memoryview,
-    records: memoryview,
-) -> State:
-    """The state that was dumped. The bytes must stay as they are for as long as it lives.
+def load(contents: bytes | memoryview, columns: Columns, records: memoryview) -> State:
+    """The state that was dumped, its records in one piece. They and the columns must stay as they are for as
+    long as it lives.
 
     O(what is not at rest), and a word for every job that is. Raises all kinds of things, none of them
     harmful, for bytes that ``dump`` never gave.
@@ -127,7 +126,7 @@ def load(
     state = State(**dict(zip(_PLAIN, plain, strict=True)))
     state.queue, state.cluster = JobQueue.load(read.queue), Cluster.load(read.cluster)
     _file_shares(state)
-    at_rest = AtRest(places.cast("Q"), index.cast("Q"), tags, records, state.arrays)
+    at_rest = AtRest(columns, records, state.arrays)
     state.numbered = Numbered(range(1, read.jobs + 1), at_rest)
     live = list(_live(state, read))
     for job in live:

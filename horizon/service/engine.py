@@ -14,7 +14,7 @@ import os
 import socket
 import time
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 import structlog
@@ -37,7 +37,7 @@ from horizon.service.config import EngineConfig
 from horizon.service.leadership import Lease, Turn, steady_s
 from horizon.service.metrics import EngineMetrics
 from horizon.service.notary import Distrust, Notary
-from horizon.service.recovery import fold_log
+from horizon.service.recovery import Progress, fold_log, nearest
 from horizon.store.port import (
     Answer,
     Archive,
@@ -46,6 +46,7 @@ from horizon.store.port import (
     EventStore,
     Fenced,
     Head,
+    Snapshot,
     StoreError,
     Unavailable,
     UnknownOutcome,
@@ -56,8 +57,6 @@ log = structlog.get_logger()
 TIMER_S_MAX: Final = 30.0
 """The timer runs on monotonic time and deadlines on the clock: look again this often, should that be set."""
 
-Progress = Callable[[int, int], None]
-"""Told of events folded, and of how many there are."""
 Recover = Callable[[EventStore, Head, Progress], Awaitable[State]]
 Render = Callable[[State, Events, int], tuple[int, bytes]]
 """Makes the answer (status, body) to a command from what was decided, recorded at the given time."""
@@ -153,6 +152,7 @@ class Engine:
         config: EngineConfig | None = None,
         metrics: EngineMetrics | None = None,
         notary: Notary | None = None,
+        snapshots: Iterable[Snapshot] = (),
     ) -> None:
         self.store = store
         self.executor = executor
@@ -161,6 +161,8 @@ class Engine:
         self.notary = notary
         """Signs the log; without one it is chained and not signed."""
         self.state = State()
+        self.snapshots = snapshots
+        """Those that there are just now, the newest first."""
         self._clock = clock
         self._config = config or EngineConfig()
         self._inbox: deque[Ask] = deque()
@@ -186,6 +188,10 @@ class Engine:
         self.lease = Lease(self._config.lease_ttl_s, store.renew, self._wake.set)
         self.trouble = ""
         """Why the store cannot be used just now."""
+        self.folded: tuple[int, int] | None = None
+        """While the log is being read: how many of its events have been, of how many."""
+        self.begun_at = 0
+        """The position of the snapshot that the state was folded from; 0 when there was none."""
         self.stopped: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         """Resolves with the reason when the engine has stopped leading by itself."""
 
@@ -195,13 +201,13 @@ class Engine:
         self,
         progress: Progress = lambda done, total: None,
         turn: Turn | None = None,
-        recover: Recover = fold_log,
+        recover: Recover | None = None,
     ) -> None:
         """Take the lead, rebuild the state, adopt what runs; then serve.
 
-        Without a ``turn`` whoever leads is deposed; ``recover`` gives the state as of the head. Raises
-        ``Fenced`` when another was elected, ``StoreError``, ``ExecutorError``, and ``Distrust`` when this is
-        not the log that was signed.
+        Without a ``turn`` whoever leads is deposed; ``recover`` gives the state as of the head, which is
+        folded from the nearest snapshot on without it. Raises ``Fenced`` when another was elected,
+        ``StoreError``, ``ExecutorError``, and ``Distrust`` when this is not the log that was signed.
         """
         await self.store.open()
         try:
@@ -241,7 +247,7 @@ class Engine:
         progress: Progress = lambda done, total: None,
         again: bool = False,
         turn: Turn | None = None,
-        recover: Recover = fold_log,
+        recover: Recover | None = None,
     ) -> None:
         """Raise the epoch, fold the log, record that we lead, then take over nodes and attempts.
 
@@ -250,7 +256,8 @@ class Engine:
         await self._cancel_launches()
         await self.executor.close()
         head = await self._elect(again, turn)
-        self.state = await recover(self.store, head, progress)
+        self.state = await (recover or self._fold)(self.store, head, self._noting(progress))
+        self.folded = None
         announced: Events = ()
         if self.notary is not None:
             announced = await self.notary.begin(self.store, head, self.state, self._wake.set)
@@ -297,6 +304,20 @@ class Engine:
         self.lease.granted(asked_at)
         self.lease.keep()
         return head
+
+    def _noting(self, progress: Progress) -> Progress:
+        def note(done: int, total: int) -> None:
+            self.folded = (done, total)
+            progress(done, total)
+
+        return note
+
+    async def _fold(self, store: EventStore, head: Head, progress: Progress) -> State:
+        """The state as of the head, by way of the nearest snapshot."""
+        progress(0, head.position)
+        begun = await nearest(store, self.snapshots, head.position, head.log_id)
+        self.begun_at = begun.state.position
+        return await fold_log(store, head, progress, begun)
 
     async def _adopt(self) -> None:
         """Hand the attempts that the log says hold something to the executor; launch those it never saw."""

@@ -8,16 +8,14 @@ the whole database at commit, is lost with its connection, passes no pooler, and
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Iterable
 from typing import Final
 
 from horizon.core.evolve import evolve
 from horizon.core.state import State
 from horizon.service.leadership import steady_s
-from horizon.service.recovery import fold_log
-from horizon.store.port import Corrupt, EventStore, Head, Leader
-
-Progress = Callable[[int, int], None]
+from horizon.service.recovery import Progress, fold_log, nearest
+from horizon.store.port import Corrupt, EventStore, Head, Leader, Snapshot
 
 POLL_S: Final = 0.1
 FOLD_SLICE: Final = 200
@@ -27,11 +25,13 @@ FOLD_SLICE: Final = 200
 class Follower:
     """``state`` is always that of a prefix of the log, and may be read at any time."""
 
-    def __init__(self, store: EventStore) -> None:
+    def __init__(self, store: EventStore, snapshots: Iterable[Snapshot] = ()) -> None:
+        """``snapshots`` come newest first; the first fold begins at one."""
         self.state = State()
         self.events_behind = 0
         """By the last look."""
         self._store = store
+        self._snapshots = snapshots
         self._head: Head | None = None
         """Where what was folded ends; its epoch is the highest that was seen."""
         self._level_at = steady_s()
@@ -76,7 +76,9 @@ class Follower:
 
     async def _fold(self, head: Head, progress: Progress) -> None:
         if self._head is None:
-            self.state = await fold_log(self._store, head, progress)
+            progress(0, head.position)
+            begun = await nearest(self._store, self._snapshots, head.position, head.log_id)
+            self.state = await fold_log(self._store, head, progress, begun)
             self._head = head
             return
         _check_goes_on(self._head, head)

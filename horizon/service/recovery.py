@@ -1,31 +1,75 @@
-"""Folds the log into a fresh state: at start, and whenever memory can no longer be trusted."""
+"""Folds the log into a state: at start, whenever memory can no longer be trusted, and for whoever asks about
+the past. It begins at the nearest snapshot that the log bears out, and at nothing when there is none."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Final, NamedTuple
+
+import structlog
 
 from horizon.core.evolve import evolve
 from horizon.core.state import State
-from horizon.store.port import Corrupt, EventStore, Head
+from horizon.store.port import GENESIS_HASH, BadSnapshot, Corrupt, EventSource, Head, Snapshot
 
-PROGRESS_EVENTS = 50_000
-SLICE_EVENTS = 100
+log = structlog.get_logger()
+
+PROGRESS_EVENTS: Final = 50_000
+SLICE_EVENTS: Final = 100
 """Of a fold beside other work: about half a millisecond."""
+Progress = Callable[[int, int], None]
+"""Told of events folded, and of how many there are."""
+
+
+class Begun(NamedTuple):
+    """Where a fold begins."""
+
+    state: State
+    hash: bytes
+    """Of the last event that is in the state."""
+
+
+async def nearest(
+    store: EventSource, snapshots: Iterable[Snapshot], end: int, log_id: bytes | None = None
+) -> Begun:
+    """The state of the first snapshot that the log, which ends there, bears out; with none, of no event."""
+    for one in snapshots:
+        try:
+            if log_id not in (None, one.log_id):
+                raise BadSnapshot("it is of another log")
+            await _check(store, one, end)
+            # In a thread: a scheduler that leads goes on while somebody asks about the past.
+            return Begun(await asyncio.to_thread(one.state), one.hash)
+        except BadSnapshot as error:
+            log.warning("a snapshot is not used", position=one.position, why=str(error))
+    return Begun(State(), GENESIS_HASH)
+
+
+async def _check(store: EventSource, one: Snapshot, end: int) -> None:
+    if one.position > end:
+        raise BadSnapshot(f"the log ends at {end}, before its position")
+    found = await store.read_at([one.position])
+    if not found or found[0].hash != one.hash:
+        raise BadSnapshot("the log has another event at its position")
 
 
 async def fold_log(
-    store: EventStore, head: Head, progress: Callable[[int, int], None] = lambda done, total: None
+    store: EventSource,
+    head: Head,
+    progress: Progress = lambda done, total: None,
+    begun: Begun | None = None,
 ) -> State:
-    """The state as of ``head``. Raises ``Corrupt`` when the log does not lead there. O(events)."""
-    state = State()
-    tip = None
-    async for recorded in store.read(0, head.position):
+    """The state as of ``head``, folded on from where it has ``begun``, whose state it is. Raises ``Corrupt``
+    when the log does not lead there. O(events since)."""
+    state, tip = begun or Begun(State(), GENESIS_HASH)
+    progress(state.position, head.position)
+    async for recorded in store.read(state.position, head.position - state.position, tip):
         evolve(state, recorded)
         tip = recorded.hash
         if recorded.position % PROGRESS_EVENTS == 0:
             progress(recorded.position, head.position)
-    if state.position != head.position or (tip is not None and tip != head.tip):
+    if (state.position, tip) != (head.position, head.tip):
         raise Corrupt(
             f"the log ends at {state.position}, but its head says {head.position}: events are missing"
         )
@@ -33,14 +77,23 @@ async def fold_log(
 
 
 async def fold_until(
-    store: EventStore, head: int, position: int | None = None, moment_us: int | None = None
+    store: EventSource,
+    head: int,
+    position: int | None = None,
+    moment_us: int | None = None,
+    snapshots: Iterable[Snapshot] = (),
 ) -> State:
-    """The state as of a position, or as of the last event recorded up to a moment. O(events up to there).
+    """The state as of a position, or as of the last event recorded up to a moment. O(events up to there since
+    the nearest of the ``snapshots``, which come newest first).
 
     Whoever leads goes on meanwhile: every so many events everything else gets its turn.
     """
-    state = State()
-    async for recorded in store.read(0, head if position is None else position):
+    end = head if position is None else position
+    before = (one for one in snapshots if one.position <= end)
+    if moment_us is not None:
+        before = (one for one in before if one.recorded_at_us <= moment_us)
+    state, hash = await nearest(store, before, head)
+    async for recorded in store.read(state.position, end - state.position, hash):
         if moment_us is not None and recorded.recorded_at_us > moment_us:
             break
         evolve(state, recorded)

@@ -9,8 +9,9 @@ import structlog
 
 from horizon.core.state import State
 from horizon.service.engine import Engine
-from horizon.service.follower import POLL_S, Follower, Progress
+from horizon.service.follower import POLL_S, Follower
 from horizon.service.leadership import Turn, describe
+from horizon.service.recovery import Progress
 from horizon.store.port import Fenced, Leader, StoreError, Unavailable, UnknownOutcome
 
 log = structlog.get_logger()

@@ -12,6 +12,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from horizon.core.events import Draft, Recorded, Stored
+from horizon.core.state import State
 
 GENESIS_HASH = bytes(32)
 """What stands for the hash of the event before the first."""
@@ -236,6 +237,34 @@ class EventStore(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+class BadSnapshot(Exception):
+    """A snapshot cannot be used. The message says why; nothing is lost by it but time."""
+
+
+class Snapshot(Protocol):
+    """What the log folds to at a position, as somebody kept it: to be believed only if the log has an event
+    of this hash there."""
+
+    log_id: bytes
+    position: int
+    hash: bytes
+    recorded_at_us: int
+
+    def state(self) -> State:
+        """Raises ``BadSnapshot``."""
+        ...
+
+
+class EventSource(Protocol):
+    """What a fold needs of a store: its ``read`` and its ``read_at``."""
+
+    def read(
+        self, after: int, limit: int | None = None, previous: bytes | None = None
+    ) -> AsyncIterator[Recorded]: ...
+
+    async def read_at(self, positions: Iterable[int]) -> list[Recorded]: ...
 
 
 class LogSource(Protocol):

@@ -44,6 +44,8 @@ log = structlog.get_logger()
 
 READ_EVENTS: Final = 5_000
 """Events per read: short reads hold no snapshot that would keep the head row from being pruned."""
+TURN_EVENTS: Final = 500
+"""Events after which others get their turn, among them what takes in the next read."""
 PARTITION_MARGIN: Final = 5
 """The next partition is made when less than this part of one is left."""
 _READ_CHECKPOINTS: Final = 1_000
@@ -371,23 +373,42 @@ class PostgresStore:
     async def read(
         self, after: int, limit: int | None = None, previous: bytes | None = None
     ) -> AsyncIterator[Recorded]:
-        position, left = after, limit
+        position = after
         if previous is None:
             previous = await self._hash_at(after)
-        while left is None or left > 0:
-            limit = READ_EVENTS if left is None else min(READ_EVENTS, left)
-            rows = await self._fetch(SELECT_EVENTS, position, limit)
-            in_a_file = bool(rows) and rows[0]["position"] > position + 1
-            if in_a_file:
-                rows = await self._archived(position, limit) or rows
-            for row in rows:
-                recorded = _recorded(row)
-                codec.check_link(recorded, position + 1, previous)
-                position, previous = recorded.position, recorded.hash
-                yield recorded
-            if len(rows) < limit and not in_a_file:
-                return
-            left = None if left is None else left - len(rows)
+        reading = self._reading(after, limit)
+        try:
+            while reading is not None:
+                rows, more = await reading
+                limit = None if limit is None else limit - len(rows)
+                # While these are looked at the next ones are on their way.
+                reading = self._reading(rows[-1][0], limit) if more else None
+                for row in rows:
+                    recorded = _recorded(row)
+                    codec.check_link(recorded, position + 1, previous)
+                    position, previous = recorded.position, recorded.hash
+                    yield recorded
+                    if position % TURN_EVENTS == 0:
+                        await asyncio.sleep(0)
+        finally:
+            if reading is not None:
+                reading.cancel()
+
+    def _reading(self, after: int, limit: int | None) -> asyncio.Task[tuple[list[Any], bool]] | None:
+        """The next rows, on their way; None when no more are wanted."""
+        if limit == 0:
+            return None
+        some = READ_EVENTS if limit is None else min(READ_EVENTS, limit)
+        reading = asyncio.create_task(self._rows(after, some))
+        reading.add_done_callback(_note_taken)
+        return reading
+
+    async def _rows(self, after: int, limit: int) -> tuple[list[Any], bool]:
+        """The next rows, at most so many, and whether there may be more."""
+        rows = await self._fetch(SELECT_EVENTS, after, limit)
+        if rows and rows[0][0] > after + 1:
+            return await self._archived(after, limit) or rows, True
+        return rows, len(rows) == limit
 
     async def _hash_at(self, position: int) -> bytes:
         """What the event behind this position must hang on."""
@@ -570,6 +591,12 @@ async def _check_schema(connection: asyncpg.Connection[Any]) -> None:
         raise Unavailable(
             f"the log is not protected against change: triggers are missing or disabled on {names}"
         )
+
+
+def _note_taken(reading: asyncio.Task[Any]) -> None:
+    """Whoever looks at no more events need not hear that reading them failed."""
+    if not reading.cancelled():
+        reading.exception()
 
 
 async def checkpoints_by(fetch: Callable[..., Awaitable[list[Any]]], after: int) -> AsyncIterator[Signed]:

@@ -5,13 +5,14 @@ It gives the bytes as they are stored, and believes none of them; any role that 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import asyncpg
 
-from horizon.core.events import Stored
+from horizon.core.events import Recorded, Stored
+from horizon.store import codec
 from horizon.store.archive import Archives
 from horizon.store.migrate import SCHEMA_REVISION, current_revision
 from horizon.store.port import GENESIS_HASH, Archive, Head, Signed, Unavailable
@@ -29,6 +30,7 @@ from horizon.store.postgres import (
 )
 
 READ_HASHES: Final = 20_000
+NO_END: Final = 1 << 62
 _SETTINGS: Final = {"application_name": "horizon audit", "default_transaction_read_only": "on"}
 
 
@@ -71,6 +73,23 @@ class LogReader:
     async def head(self) -> Head:
         rows = await self.fetch(SELECT_HEAD)
         return head_of(rows[0] if rows else None)
+
+    async def read(
+        self, after: int, limit: int | None = None, previous: bytes | None = None
+    ) -> AsyncIterator[Recorded]:
+        """The events behind a position, checked and decoded, without the bytes that they were; ``Corrupt``
+        where the chain breaks."""
+        position = after
+        if previous is None:
+            previous = await self.hash_at(after)
+        async for some in self.stored(after, NO_END if limit is None else after + limit):
+            for stored in some:
+                position += 1
+                yield codec.open_stored(stored, position, previous)
+                previous = stored.hash
+
+    async def read_at(self, positions: Iterable[int]) -> list[Recorded]:
+        return [one for position in sorted(positions) async for one in self.read(position - 1, 1)]
 
     async def stored(self, after: int, end: int) -> AsyncIterator[list[Stored]]:
         """The events behind a position up to another, in their order, some thousands at a time."""

@@ -252,3 +252,14 @@ async def test_a_long_list_does_not_keep_others_waiting(bare: Bare) -> None:
     assert turns - before >= 7  # 30,000 jobs are looked at in at least that many slices
     counter.cancel()
     await engine.stop()
+
+
+async def test_while_the_log_is_read_it_says_how_far_it_is(bare: Bare) -> None:
+    engine, http = bare
+    engine.folded = (150_000, 400_000)
+    response = await http.get("/readyz")
+    assert response.status == 503
+    assert "the log is being read: 150,000 of 400,000 events" in (await response.json())["detail"]
+    await engine.start()
+    assert engine.folded is None
+    assert (await http.get("/readyz")).status == 200

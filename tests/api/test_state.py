@@ -96,9 +96,11 @@ async def test_one_fold_answers_all_who_ask_about_one_position(
     store, reads = client.scheduler.engine.store, list[int]()
     read = store.read
 
-    def counted(after: int, limit: int | None = None) -> AsyncIterator[Recorded]:
+    def counted(
+        after: int, limit: int | None = None, previous: bytes | None = None
+    ) -> AsyncIterator[Recorded]:
         reads.append(after)
-        return read(after, limit)
+        return read(after, limit, previous)
 
     head = client.scheduler.engine.state.position
     (event,) = (await client.get(f"/events?after={head - 1}"))["events"]

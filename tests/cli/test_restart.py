@@ -119,3 +119,23 @@ def test_killed_while_it_answers_each_key_has_one_effect(start_up: Callable[...,
         assert again == answers.get(key, again)
     assert up.look("/jobs")["total"] == len(asked)
     up.stop()
+
+
+def test_a_snapshot_changes_nothing_but_where_the_log_is_read_from(
+    start_up: Callable[..., Up], home: Path
+) -> None:
+    up = start_up("--simulate-gpus", "1xH100")
+    for _ in range(3):
+        up.until(up.submit("--", "true"), "Completed")
+    waiting = up.submit("--gpus", "2", "--", "true")
+    said = up.ok("snapshot")
+    assert str(home / "data" / "snapshots") in said
+    up.until(up.submit("--", "true"), "Completed")
+    up.kill()
+    up = start_up("--simulate-gpus", "1xH100")
+    listed = up.look("/jobs")
+    assert [job["state"] for job in listed["jobs"]] == ["Completed", "Queued", *["Completed"] * 3]
+    assert up.look("/jobs?user_id=nobody")["total"] == 0
+    assert up.json("show", "1")["state"] == "Completed"
+    assert up.json("show", waiting)["state"] == "Queued"
+    assert up.ok("verify").startswith("the log horizon/")

@@ -14,14 +14,7 @@ from horizon.core.state import Job, State, digest
 
 
 def loaded(parts: Parts) -> State:
-    records = b"".join(parts.records)
-    return load(
-        parts.contents,
-        memoryview(parts.places),
-        memoryview(parts.index),
-        memoryview(parts.tags),
-        memoryview(records),
-    )
+    return load(parts.contents, parts.columns, memoryview(b"".join(parts.records)))
 
 
 def reloaded(state: State) -> State:

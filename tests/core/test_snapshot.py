@@ -133,4 +133,4 @@ def test_what_no_state_gives_is_refused(world: World) -> None:
     with pytest.raises(msgspec.MsgspecError):
         loaded(msgspec.structs.replace(parts, contents=parts.contents[:-1]))
     with pytest.raises(msgspec.MsgspecError):
-        loaded(Parts(b"\x90", b"", b"", b"", ()))
+        loaded(Parts(b"\x90", parts.columns, ()))
