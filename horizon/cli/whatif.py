@@ -238,6 +238,9 @@ def _say(one: Shown) -> None:
         return
     since = f"event {rerun.diverged_position:,} on, {rerun.diverged_at}"
     click.echo(f"{one.label}: goes otherwise from {since} ({took})", err=True)
+    if not (rerun.policy or rerun.shares or rerun.cluster):
+        what = "other code decided then, which `horizon verify --decisions` tells of"
+        click.echo(f"  and nothing was supposed to be otherwise: {what}", err=True)
     for names, what in (
         (rerun.guessed_run_times, "that never ran in the record, their run times guessed"),
         (rerun.never_fit, "that wait and that this cluster can never hold"),

@@ -10,15 +10,19 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from horizon.cli.exits import CliError
 from horizon.cli.supposition import read_supposition
+from horizon.core.events import JobScheduled
+from horizon.core.model import Placement
 from horizon.core.policy import Order
+from horizon.core.schedule import schedule
 from horizon.service.whatif import SupposedShare
 from horizon.store.export import Header, event_line
 from tests.cli.house import Finished, Up, run
 from tests.cli.test_simulate import assert_drawn
-from tests.core.spec import World
+from tests.core.spec import World, given, node
 from tests.service.test_whatif import two_orders
 
 FIFO = 'order = "fifo"\n'
@@ -91,6 +95,20 @@ def test_without_anything_otherwise_it_is_the_record(export: Path, tmp_path: Pat
     assert "once-more: every decision is the recorded one (" in done.stderr
     assert (out / "jobs.csv").read_text() == (out / "recorded" / "jobs.csv").read_text()
     assert len(rows(out / "jobs.csv")) == 4
+
+
+def test_a_record_that_other_code_decided_is_said_to_be_one(tmp_path: Path) -> None:
+    """On an empty node of two GPUs a job was given the second one."""
+    world = given(node(gpus=2)).submit()
+    [decided] = schedule(world.state, world.now_us).events
+    assert isinstance(decided, JobScheduled)
+    world.record(replace(decided, allocation=(Placement("node-1", ("GPU-node-1-1",)),)))
+    done = simulate(written(tmp_path / "other.jsonl", world), "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "once-more: goes otherwise from event 3 on, " in done.stderr
+    assert "and nothing was supposed to be otherwise: other code decided then" in done.stderr
+    [here], [there] = rows(tmp_path / "out" / "jobs.csv"), rows(tmp_path / "out" / "recorded" / "jobs.csv")
+    assert (here["gpu_ids"], there["gpu_ids"]) == ("GPU-node-1-0", "GPU-node-1-1")
 
 
 def test_several_files_and_another_cluster_go_into_folders_of_their_own(
