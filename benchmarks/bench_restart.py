@@ -170,7 +170,9 @@ def place() -> Iterator[Place]:
         dsn = asyncio.run(postgres.start())
         try:
             asyncio.run(_migrate(dsn))
-            yield Place(Path(name) / "data", dsn)
+            place = Place(Path(name) / "data", dsn)
+            asyncio.run(place.maker.append(EVENTS - TAIL))
+            yield place
         finally:
             asyncio.run(postgres.stop())
 
@@ -185,7 +187,6 @@ async def _migrate(dsn: str) -> None:
 
 
 def test_restart_from_zero(benchmark: Any, place: Place) -> None:
-    asyncio.run(place.maker.append(EVENTS - TAIL))
     found = once(benchmark, place.folded)
     note(benchmark, "restart: fold the log from its first event", found, found["events"])
 

@@ -24,6 +24,7 @@ from horizon.executors.local import LocalExecutor
 from horizon.service import snapshots as keeping
 from horizon.service.clock import Ids, SystemClock
 from horizon.service.engine import Engine
+from horizon.service.follower import Follower
 from horizon.service.recovery import fold_log
 from horizon.service.snapshots import EVENTS_MIN, SnapshotKeeper, is_due
 from horizon.store.postgres import PostgresStore
@@ -126,6 +127,22 @@ async def test_a_restart_begins_at_the_snapshot_and_goes_on(house: House, eager:
         assert [engine.state.jobs[id].state for id in ids] == [JobState.COMPLETED] * 19
         live = digest(engine.state)
     assert await house.from_zero() == live
+
+
+async def test_a_standby_begins_at_the_snapshot_too(house: House) -> None:
+    async with house.engine() as engine:
+        await house.run_jobs(engine, 3)
+        live = digest(engine.state)
+    writer = house.writer()
+    await asyncio.to_thread(writer.communicate)
+    store = PostgresStore(house.dsn)
+    await store.open()
+    told: list[int] = []
+    follower = Follower(store, house.snapshots)
+    await follower.look(lambda done, total: told.append(done))
+    await store.close()
+    assert told == [0, follower.state.position]
+    assert digest(follower.state) == live
 
 
 async def test_the_readers_rights_are_enough(house: House) -> None:

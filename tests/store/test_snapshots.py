@@ -158,6 +158,15 @@ async def test_a_log_that_does_not_lead_to_its_head_is_corrupt_with_a_snapshot_t
         await fold_log(house.store, house.head, begun=begun)
 
 
+async def test_an_event_behind_the_snapshot_that_was_changed_is_found(house: House) -> None:
+    house.write(12)
+    house.log.events[12] = msgspec.structs.replace(house.log.events[12], actor="mallory")
+    begun = await nearest(house.store, house.snapshots, house.head.position, house.head.log_id)
+    assert begun.state.position == 12
+    with pytest.raises(Corrupt, match="event 13 has been changed"):
+        await fold_log(house.store, house.head, begun=begun)
+
+
 async def test_a_change_of_any_byte_is_noticed(house: House) -> None:
     """All bytes of the head and the end, and some of each part between; what is changed is never read."""
     path = house.write(20)
