@@ -15,7 +15,7 @@ from horizon.service.follower import Follower
 from horizon.service.recovery import fold_until
 from horizon.store import codec
 from horizon.store.memory import Log, MemoryStore
-from horizon.store.port import Batch, Corrupt, EventStore, Unavailable
+from horizon.store.port import Batch, Corrupt, EventStore, Head, Unavailable
 from horizon.store.postgres import PostgresStore
 from tests.store.contract import drafts
 
@@ -129,6 +129,13 @@ def rewritten(log: Log) -> None:
     log.events, log.head = log.events[:5], codec.after(log.head, log.events[:5])
 
 
+def rewritten_and_gone_on_from(log: Log) -> None:
+    """The chain of the new log holds; it is not the one that was followed."""
+    before = Head(log.head.log_id, 1, 4, log.events[3].hash, 1_000)
+    sealed = codec.seal(before, drafts(4, 5, "other"), 9_000)
+    log.events, log.head = [*log.events[:4], *sealed], codec.after(before, sealed)
+
+
 def with_a_gap(log: Log) -> None:
     del log.events[6]
 
@@ -154,6 +161,7 @@ def shorter_than_its_head(log: Log) -> None:
     [
         (cut_short, "went back in time"),
         (rewritten, "has been rewritten"),
+        (rewritten_and_gone_on_from, "event 6 has been changed, or the one before it"),
         (with_a_gap, "gap"),
         (changed, "event 7 has been changed"),
         (of_an_older_epoch, "went back in time"),
