@@ -266,7 +266,7 @@ class PostgresStore:
 
         Its process may stand still, or the way to it be cut: then it would be waited for for ever.
         """
-        owner = await connect(self._dsn)
+        owner = await connect(self._dsn, answer_s_max=ANSWER_S_MAX)
         try:
             if not await owner.fetch(_CUT_OFF, *turn):
                 who = await owner.fetch(_WHO_LOCKS)
@@ -284,7 +284,7 @@ class PostgresStore:
 
     async def _ensure_partitions(self, tail: int = 0) -> None:
         """Have room ahead of this position and of the end: made as the owner, on a connection of its own."""
-        owner = await connect(self._dsn)
+        owner = await connect(self._dsn, answer_s_max=ANSWER_S_MAX)
         try:
             position = max(tail, await owner.fetchval("SELECT position FROM log_head"))
             size = await owner.fetchval("SELECT partition_size()")

@@ -174,6 +174,7 @@ async def test_the_scheduler_writes_as_the_writer_role(
     [
         "DROP TRIGGER refuse_truncate ON events_000000",
         "DROP TRIGGER refuse_change ON answers",
+        "DROP TRIGGER refuse_change ON archives",
         "ALTER TABLE checkpoints DISABLE TRIGGER refuse_change",
         "ALTER TABLE events_000001 ENABLE TRIGGER refuse_truncate",  # which a replica's session goes past
         "DROP TRIGGER refuse_truncate ON blobs",
@@ -258,6 +259,20 @@ async def test_a_connection_killed_before_an_append_leaves_the_outcome_to_an_ele
     head = await store.elect()
     assert (head.epoch, head.position) == (2, 0)
     await store.append(Batch(drafts(1), 1_000))
+
+
+async def test_an_append_behind_another_end_than_the_log_has_is_fenced(
+    connect: Connect, admin: asyncpg.Connection[Any]
+) -> None:
+    """Whoever sets the log back under its leader must not get a log with a gap for it."""
+    store = await leader(connect)
+    await store.append(Batch(drafts(3), 1_000))
+    await admin.execute(
+        "UPDATE log_head SET position = 2, tip = (SELECT hash FROM events WHERE position = 2)"
+    )
+    with pytest.raises(Fenced):
+        await store.append(Batch(drafts(1, first=4), 1_000))
+    assert await admin.fetchval("SELECT max(position) FROM events") == 3
 
 
 async def test_an_append_cut_off_while_it_waits_is_settled_by_the_election(
