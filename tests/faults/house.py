@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -40,88 +40,130 @@ sleep {seconds}
 """What every job does: say that it ran, and see that it is alone on its GPU."""
 
 
+class Scheduler:
+    """One process of ``horizon serve``."""
+
+    def __init__(self, house: House, out: Path, arguments: tuple[str, ...], env: dict[str, str]) -> None:
+        self._out = out
+        self._house = house
+        self._url = ""
+        with out.open("wb") as file:
+            self.process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "tests.faults.scheduler", "serve"),
+                    *("--data-dir", str(house.data_dir), "--host", "127.0.0.1", "--port", "0"),
+                    *("--simulate-gpus", "4xH100", *arguments),
+                ],
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=environment(house.data_dir, DATABASE_URL=house.dsn, HORIZON_TOKEN=TOKEN, **env),
+                start_new_session=True,
+            )
+
+    @property
+    def said(self) -> str:
+        """All that it has printed."""
+        return self._out.read_text(errors="replace")
+
+    @property
+    def url(self) -> str:
+        if not self._url and (found := re.search(r" at (http://\S+)\n", self.said)):
+            self._url = found[1]
+        return self._url
+
+    @property
+    def leads(self) -> bool:
+        """Whether it has said that it does."""
+        return " is ready at " in self.said
+
+    @property
+    def up(self) -> bool:
+        return self.process.poll() is None
+
+    def send(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    async def until_up(self) -> bool:
+        """False when it ends before."""
+        deadline = time.monotonic() + PATIENCE_S
+        while self.up:
+            if "\nCtrl-C" in self.said or "\n  leader" in self.said:
+                return True
+            assert time.monotonic() < deadline, f"neither up nor dead: {self.said}"
+            await asyncio.sleep(0.02)
+        return False
+
+    async def until_dead(self) -> int:
+        """Its exit code."""
+        deadline = time.monotonic() + PATIENCE_S
+        while (code := self.process.poll()) is None:
+            self._house.look_after_clients()
+            assert time.monotonic() < deadline, f"it does not end: {self.said}"
+            await asyncio.sleep(0.01)
+        return code
+
+    async def end(self, number: int = signal.SIGKILL) -> int:
+        """Have it end; its exit code."""
+        if self.up:
+            self.send(number)
+        return await self.until_dead()
+
+
 class House:
-    """One data directory on one database, and the scheduler that runs on them, again and again."""
+    """One data directory on one database, the schedulers that run on them, and their clients."""
 
     def __init__(self, directory: Path, dsn: str, server: Server | None = None) -> None:
         self.directory = directory
         self.data_dir = directory / "data"
         self.dsn = dsn
         self.server = server
-        self.process: subprocess.Popen[bytes] | None = None
-        self.url = ""
+        self.schedulers: list[Scheduler] = []
         self.tries: list[Try] = []
-        self.faults: Counter[str] = Counter()
         self.followed: list[tuple[int, bytes]] = []
-        self._at_work: list[asyncio.Task[None]] = []
         self.troubles = 0
         """How often a client was told that something is wrong."""
+        self._at_work: list[asyncio.Task[None]] = []
         self._trouble: dict[str, str] = {}
         """Why there was no answer to a command, last."""
         self._marks = itertools.count()
-        self._starts = itertools.count(1)
 
-    # --- the scheduler ----------------------------------------------------------------------------------
+    # --- schedulers -------------------------------------------------------------------------------------
 
-    async def start(self, **env: str) -> bool:
-        """Start one; whether it came up. ``env`` names a point to be killed at, or a clock."""
-        await self.end()
-        self.process = self._spawn(env)
-        deadline = time.monotonic() + PATIENCE_S
-        while self.process.poll() is None:
-            if "\nCtrl-C" in self.said:
-                self.url = self.said.partition(" is ready at ")[2].split()[0]
-                return True
-            assert time.monotonic() < deadline, f"neither up nor dead: {self.said}"
-            await asyncio.sleep(0.02)
-        return False
+    async def start(self, *arguments: str, **env: str) -> bool:
+        """Start one where the one before has ended; whether it came up.
 
-    def _spawn(self, env: dict[str, str]) -> subprocess.Popen[bytes]:
-        self._out = self.directory / f"out-{next(self._starts)}"
-        with self._out.open("wb") as out:
-            return subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "tests.faults.scheduler", "serve"),
-                    *("--data-dir", str(self.data_dir), "--host", "127.0.0.1", "--port", "0"),
-                    *("--simulate-gpus", "4xH100"),
-                ],
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                env=environment(self.data_dir, DATABASE_URL=self.dsn, HORIZON_TOKEN=TOKEN, **env),
-                start_new_session=True,
-            )
+        ``env`` names a point to be killed at, a clock, or how long Postgres may take.
+        """
+        if self.schedulers:
+            await self.last.end()
+        return await self.begin(*arguments, **env).until_up()
+
+    def begin(self, *arguments: str, **env: str) -> Scheduler:
+        """Start one more, beside those there are."""
+        out = self.directory / f"out-{len(self.schedulers)}"
+        scheduler = Scheduler(self, out, arguments, env)
+        self.schedulers.append(scheduler)
+        return scheduler
 
     @property
-    def said(self) -> str:
-        """What the scheduler that was started last has printed."""
-        return self._out.read_text(errors="replace")
+    def last(self) -> Scheduler:
+        """The one that was started last."""
+        return self.schedulers[-1]
 
     @property
-    def up(self) -> bool:
-        return self.process is not None and self.process.poll() is None
+    def up(self) -> list[Scheduler]:
+        return [one for one in self.schedulers if one.up]
 
-    def send(self, number: int) -> None:
-        assert self.process is not None
-        self.process.send_signal(number)
+    async def end(self, number: int = signal.SIGKILL) -> None:
+        """Have all of them end, those that stand by before the one that leads."""
+        for one in sorted(self.up, key=lambda one: one.leads):
+            assert await one.end(number) in (0, -number), one.said
 
-    async def end(self, number: int = signal.SIGKILL) -> int:
-        """Have it end; its exit code."""
-        if self.process is None:
-            return 0
-        if self.up:
-            self.send(number)
-        return await self.until_dead()
-
-    async def until_dead(self) -> int:
-        assert self.process is not None
-        deadline = time.monotonic() + PATIENCE_S
-        while (code := self.process.poll()) is None:
-            for one in self._at_work:
-                if one.done():
-                    one.result()
-            assert time.monotonic() < deadline, f"it does not end: {self.said}"
-            await asyncio.sleep(0.01)
-        return code
+    def look_after_clients(self) -> None:
+        """Whatever went wrong with one of them goes wrong here."""
+        for one in self._at_work:
+            if one.done():
+                one.result()
 
     def set_clock(self, ahead_s: float) -> str:
         """Have the scheduler's wall clock be ahead; the file that it is to follow."""
@@ -179,7 +221,7 @@ class House:
                     return dict(msgspec.json.decode(one.answer))
             if any(one.outcome is Outcome.REFUSED for one in outcomes):
                 return None
-            assert time.monotonic() < deadline, f"{mark}: {self._trouble[mark]}\n{self.said}"
+            assert time.monotonic() < deadline, f"{mark}: {self._trouble[mark]}\n{self.last.said}"
             await asyncio.sleep(0.05)
 
     async def _try(
@@ -209,13 +251,12 @@ class House:
     ) -> tuple[int, bytes]:
         headers = {"Idempotency-Key": mark}
         if kind is Kind.CANCEL:
-            request = http.delete(
-                f"{self.url}/api/v1/jobs/{fields['job']}", params={"reason": mark}, headers=headers
-            )
+            url = f"{self._url}/api/v1/jobs/{fields['job']}"
+            request = http.delete(url, params={"reason": mark}, headers=headers)
         else:
             command = RUN.format(directory=self.directory, seconds=0.05)
             job = {"user_id": "alice", "command": command, "comment": mark, "grace_period_s": 1, **fields}
-            request = http.post(f"{self.url}/api/v1/jobs", json=job, headers=headers)
+            request = http.post(f"{self._url}/api/v1/jobs", json=job, headers=headers)
         async with request as response:
             return response.status, await response.read()
 
@@ -231,8 +272,14 @@ class House:
                 ]
             await asyncio.sleep(0.05)
 
+    @property
+    def _url(self) -> str:
+        """Any scheduler will do; where there is none, a client finds out by trying."""
+        urls = [one.url for one in self.up if one.url] or ["http://127.0.0.1:1"]
+        return random.choice(urls)
+
     async def _look(self, http: aiohttp.ClientSession, path: str) -> Any:
-        async with http.get(f"{self.url}/api/v1{path}") as response:
+        async with http.get(f"{self._url}/api/v1{path}") as response:
             return msgspec.json.decode(await response.read())
 
     # --- the end ----------------------------------------------------------------------------------------
@@ -250,12 +297,12 @@ class House:
                         job["hold"] for job in held
                     ):
                         return
-                assert time.monotonic() < deadline, f"never came to rest: {self.url}"
+                assert time.monotonic() < deadline, f"never came to rest: {self.last.said}"
                 await asyncio.sleep(0.05)
 
     async def checked(self) -> Findings:
         """Stop it cleanly, and look at what is left; everything must hold, and be signed to the end."""
-        assert await self.end(signal.SIGTERM) == 0, self.said
+        await self.end(signal.SIGTERM)
         findings = await self.findings()
         assert findings.all == []
         assert findings.signed == findings.events

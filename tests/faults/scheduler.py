@@ -68,7 +68,7 @@ def arm(name: str, passes: int) -> None:
     for each in classes:
         owner = getattr(owner, each)
     if "partition" in name:  # have one made at once, not when the log is nearly full
-        postgres.PARTITION_MARGIN = 12_000_000  # type: ignore[misc]
+        postgres.PARTITION_MARGIN = 0.4  # type: ignore[assignment, misc]
     left = passes
 
     def passed(arguments: tuple[Any, ...]) -> None:

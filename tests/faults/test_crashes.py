@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from tests.cli.house import fresh_directory
 from tests.conftest import with_database
-from tests.faults.house import House
+from tests.faults.house import House, eventually
 
 pytestmark = pytest.mark.slow
 
@@ -51,7 +52,7 @@ async def empty_database(postgres: str) -> AsyncIterator[str]:
 
 async def dies_at(house: House, point: str, passes: int = 1) -> None:
     await house.start(HORIZON_KILL_AT=f"{point}:{passes}")
-    assert await house.until_dead() == -signal.SIGKILL, (point, house.said)
+    assert await house.last.until_dead() == -signal.SIGKILL, (point, house.last.said)
 
 
 async def test_a_scheduler_killed_at_any_point_loses_nothing_and_does_nothing_twice(
@@ -69,3 +70,22 @@ async def test_a_scheduler_killed_at_any_point_loses_nothing_and_does_nothing_tw
     await house.quiet()
     findings = await house.checked()
     assert findings.epochs > len(UNDER_LOAD) + len(IN_RECOVERY)
+
+
+async def test_a_leader_that_stands_still_past_its_lease_does_nothing_more(
+    directory: Path, database: str
+) -> None:
+    house, lease = House(directory, database), ("--lease-ttl", "1")
+    assert await house.start(*lease)
+    leader, standby = house.last, house.begin("--standby", *lease)
+    assert await standby.until_up()
+    async with house.load():
+        await asyncio.sleep(0.3)
+        leader.send(signal.SIGSTOP)
+        await eventually(lambda: standby.leads, "another leader")
+        await asyncio.sleep(0.3)
+        leader.send(signal.SIGCONT)
+        assert await leader.until_dead() == 1
+    await house.quiet()
+    findings = await house.checked()
+    assert findings.epochs == 2
