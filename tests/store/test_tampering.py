@@ -286,6 +286,8 @@ async def test_what_the_database_hides_the_file_outside_shows(
     for table in ("events", "events_000000", "events_000001", "checkpoints"):
         for trigger in ("refuse_change", "refuse_truncate"):
             await admin.execute(f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {trigger}")
+    for trigger in ("refuse_delete", "refuse_truncate"):
+        await admin.execute(f"ALTER TABLE log_head ENABLE ALWAYS TRIGGER {trigger}")
     with pytest.raises(Distrust):
         await house.engine()
 
