@@ -70,9 +70,7 @@ class Past:
             state = self._state
             if state is None or state.position != position:
                 self._state = None  # two of them need not be in memory
-                self._state = state = await fold_until(
-                    self._store, self._head(), position, snapshots=self._snapshots
-                )
+                self._state = state = await fold_until(self._store, self._head(), position, self._snapshots)
             self._keep_for_a_while()
         return state
 

@@ -77,25 +77,16 @@ async def fold_log(
 
 
 async def fold_until(
-    store: EventSource,
-    head: int,
-    position: int | None = None,
-    moment_us: int | None = None,
-    snapshots: Iterable[Snapshot] = (),
+    store: EventSource, head: int, position: int, snapshots: Iterable[Snapshot] = ()
 ) -> State:
-    """The state as of a position, or as of the last event recorded up to a moment. O(events up to there since
-    the nearest of the ``snapshots``, which come newest first).
+    """The state as of a position of the log, which ends at ``head``. O(events up to there since the nearest
+    of the ``snapshots``, which come newest first).
 
     Whoever leads goes on meanwhile: every so many events everything else gets its turn.
     """
-    end = head if position is None else position
-    before = (one for one in snapshots if one.position <= end)
-    if moment_us is not None:
-        before = (one for one in before if one.recorded_at_us <= moment_us)
+    before = (one for one in snapshots if one.position <= position)
     state, hash = await nearest(store, before, head)
-    async for recorded in store.read(state.position, end - state.position, hash):
-        if moment_us is not None and recorded.recorded_at_us > moment_us:
-            break
+    async for recorded in store.read(state.position, position - state.position, hash):
         evolve(state, recorded)
         if recorded.position % SLICE_EVENTS == 0:
             await asyncio.sleep(0)

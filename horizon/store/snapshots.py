@@ -89,8 +89,7 @@ class SnapshotFile:
             raise BadSnapshot("it is not as long as it says")
         if self.header.program != program():
             raise BadSnapshot("another version of Horizon made it")
-        self.log_id, self.position = self.header.log_id, self.header.position
-        self.hash, self.recorded_at_us = self.header.hash, self.header.recorded_at_us
+        self.log_id, self.position, self.hash = self.header.log_id, self.header.position, self.header.hash
 
     def state(self) -> State:
         """The state, for which every byte is read once. O(bytes), and ``core.snapshot.load``."""
@@ -106,7 +105,7 @@ class SnapshotFile:
             state = load(contents, Columns(*formed), records)
         except Exception as error:  # nothing that was written here does; whatever it is, there is the log
             raise BadSnapshot(f"{type(error).__name__}: {error}") from error
-        if (state.position, state.recorded_at_us) != (self.position, self.recorded_at_us):
+        if (state.position, state.recorded_at_us) != (self.position, self.header.recorded_at_us):
             raise BadSnapshot("it holds another state than it says")
         return state
 

@@ -17,7 +17,7 @@ async def test_a_long_fold_leaves_their_turn_to_others() -> None:
         world.submit(hold=True)
     log = Log()
     log.events, log.head = world.log, world.head
-    fold = asyncio.create_task(fold_until(MemoryStore(log), len(world.log)))
+    fold = asyncio.create_task(fold_until(MemoryStore(log), len(world.log), len(world.log)))
     turns = 0
     while not fold.done():
         await asyncio.sleep(0)

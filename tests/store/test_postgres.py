@@ -179,7 +179,6 @@ async def test_the_scheduler_writes_as_the_writer_role(
         "ALTER TABLE events_000001 ENABLE TRIGGER refuse_truncate",  # which a replica's session goes past
         "DROP TRIGGER refuse_truncate ON blobs",
         "DROP TRIGGER refuse_delete ON log_head",
-        "DROP TRIGGER refuse_change ON archives",
     ],
 )
 async def test_a_missing_trigger_is_noticed_at_start(

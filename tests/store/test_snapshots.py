@@ -207,15 +207,6 @@ async def test_the_state_of_any_position_is_the_same_with_snapshots(house: House
     assert digest(state) == digest(house.state_at(position))
 
 
-async def test_the_state_of_any_moment_is_the_same_with_snapshots(house: House) -> None:
-    for one in (5, 12, 20):
-        house.write(one)
-    for moment_us in sorted({recorded.recorded_at_us for recorded in WORLD.log}):
-        plain = await fold_until(house.store, END, moment_us=moment_us)
-        state = await fold_until(house.store, END, moment_us=moment_us, snapshots=house.snapshots)
-        assert digest(state) == digest(plain)
-
-
 # --- writing ------------------------------------------------------------------------------------------
 
 
