@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -19,6 +20,7 @@ from horizon.cli.client import Client
 from horizon.cli.exits import CliError
 from horizon.cli.places import Server
 from horizon.store import partitions
+from horizon.store.tree import Frontier
 from tests.cli.house import PATIENCE_S, Up, run
 from tests.partitions import attached, make_small
 
@@ -55,18 +57,20 @@ def audit(file: Path, key: str) -> subprocess.CompletedProcess[str]:
 class House:
     """A scheduler on a database with small partitions, some of them full and signed."""
 
-    def __init__(self, home: Path, dsn: str) -> None:
+    def __init__(self, home: Path, dsn: str, keys: int) -> None:
         self.data, self.dsn = home / "data", dsn
         self.archive = self.data / "archive"
-        self.up = self.start()
-        self.first = post(self.up, "/api/v1/jobs/batch", jobs(150), key="first")
-        assert self.first[0] == 201, self.first
-        self.old_key = self.up.ok("keys").strip()
-        self.up.ok("keys", "rotate")
-        self.up.stop()
-        self.up = self.start()  # under another key from here on
-        assert post(self.up, "/api/v1/jobs/batch", jobs(150))[0] == 201
-        self.up.stop()  # which signs all there is
+        self.keys: list[str] = []
+        self.answers: list[tuple[int, bytes]] = []
+        """To batches of jobs, the log signed by one key after the other."""
+        for number in range(keys):
+            self.up = self.start()
+            self.answers.append(post(self.up, "/api/v1/jobs/batch", jobs(300 // keys), key=f"{number}"))
+            assert self.answers[-1][0] == 201, self.answers[-1]
+            self.keys.append(self.up.ok("keys").strip())
+            if number + 1 < keys:
+                self.up.ok("keys", "rotate")
+            self.up.stop()  # which signs all there is
         self.up = self.start()
 
     def start(self) -> Up:
@@ -85,14 +89,17 @@ class House:
 
 
 @pytest.fixture
-async def house(database: str, admin: asyncpg.Connection[Any], home: Path) -> Any:
+async def house(
+    database: str, admin: asyncpg.Connection[Any], home: Path, request: pytest.FixtureRequest
+) -> AsyncIterator[House]:
     await make_small(admin, SIZE)
-    made = House(home, database)
+    made = House(home, database, keys=getattr(request, "param", 1))
     yield made
     if made.up.process.poll() is None:
         made.up.kill()
 
 
+@pytest.mark.parametrize("house", [2], indirect=True)
 async def test_the_log_goes_on_in_files(house: House, admin: asyncpg.Connection[Any]) -> None:
     before = house.ok("verify")
     said = house.ok("archive", "--keep", "1", "--reason", "full disk")
@@ -100,7 +107,7 @@ async def test_the_log_goes_on_in_files(house: House, admin: asyncpg.Connection[
     assert "events 101 to 200 are archived in" in said
     assert len(house.files()) == 2
     assert "events_000000" not in await attached(admin)
-    for file, key in zip(house.files(), (house.old_key, house.ok("keys").strip()), strict=True):
+    for file, key in zip(house.files(), house.keys, strict=True):
         assert file.stat().st_mode & 0o777 == 0o600
         proven = audit(file, key)
         assert (proven.returncode, proven.stderr) == (0, "")
@@ -122,7 +129,7 @@ async def test_the_log_goes_on_in_files(house: House, admin: asyncpg.Connection[
     after = house.ok("verify")
     assert after.startswith("the log horizon/")
     assert after.split("\n")[0] == before.split("\n")[0]
-    assert post(house.up, "/api/v1/jobs/batch", jobs(150), key="first") == house.first
+    assert post(house.up, "/api/v1/jobs/batch", jobs(150), key="0") == house.answers[0]
     house.up.stop()
     house.up = house.start()
     assert house.up.look("/jobs?limit=1")["total"] == 3 * SIZE
@@ -153,6 +160,7 @@ async def test_without_the_files_the_rest_holds_and_what_is_missing_is_said(hous
     assert "HORIZON_ARCHIVE" in exported.stderr
     assert house.run("archive", "--drop").returncode == 1
     assert run(house.data, "verify", DATABASE_URL=house.dsn, HORIZON_ARCHIVE=str(elsewhere)).returncode == 0
+    assert house.run("verify", "--decisions").returncode == 1
 
 
 async def test_a_file_that_was_changed_is_found(house: House, admin: asyncpg.Connection[Any]) -> None:
@@ -184,6 +192,22 @@ async def test_a_partition_that_was_only_taken_away_is_found(
     done = house.run("verify")
     assert done.returncode == 1
     assert "position 101: " in done.stderr
+
+
+async def test_a_partition_that_no_event_calls_archived_is_found(
+    house: House, admin: asyncpg.Connection[Any]
+) -> None:
+    """A superuser takes it away, and writes beside the log what an archive is known by, all of it right."""
+    tree = Frontier()
+    for row in await admin.fetch("SELECT hash FROM events WHERE position <= 100 ORDER BY position"):
+        tree.add(row["hash"])
+    await admin.execute(
+        "INSERT INTO archives VALUES (1, 100, $1, $2, 'log.jsonl', $2, 150)", tree.packed(), row["hash"]
+    )
+    await admin.execute("ALTER TABLE events DETACH PARTITION events_000000")
+    done = house.run("verify")
+    assert done.returncode == 1
+    assert "events up to 100 are not here, and nothing says that they are archived" in done.stderr
 
 
 @pytest.mark.parametrize("where", ["audited", "set_apart"])
