@@ -10,7 +10,8 @@ import asyncpg
 import pytest
 
 from horizon.core.events import Recorded
-from horizon.service.recovery import fold_log
+from horizon.core.state import digest
+from horizon.service.recovery import Begun, fold_log, fold_until
 from horizon.store.archive import events_in
 from horizon.store.export import plan_export
 from horizon.store.partitions import apart, drop, set_apart
@@ -127,6 +128,18 @@ async def test_without_its_file_an_event_is_said_to_be_archived(
     )
     with pytest.raises(Archived, match=words):
         [chunk async for chunk in reader.stored(0, 5)]
+
+
+async def test_without_its_file_a_fold_begins_at_a_snapshot_behind_it(
+    store: PostgresStore, reader: LogReader, tmp_path: Path
+) -> None:
+    path = await archive(store, reader, tmp_path, 1)
+    head = await store.open()
+    whole = digest(await fold_log(store, head))
+    hash = (await store.read_at([25]))[0].hash
+    begun = Begun(await fold_until(store, head.position, 25), hash)
+    path.unlink()
+    assert digest(await fold_log(store, head, begun=begun)) == whole
 
 
 async def test_a_file_that_does_not_lead_to_the_rest_is_found(
