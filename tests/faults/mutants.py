@@ -171,13 +171,13 @@ MUTANTS: Final = (
         (
             Change(
                 _POSTGRES,
-                "                recorded = _recorded(row)\n                codec",
-                "                try:\n"
-                "                    recorded = _recorded(row)\n"
-                "                except Corrupt:\n"
-                "                    position, previous = row[0], row[12]\n"
-                "                    continue\n"
-                "                codec",
+                "                    recorded = _recorded(row)\n                    codec",
+                "                    try:\n"
+                "                        recorded = _recorded(row)\n"
+                "                    except Corrupt:\n"
+                "                        position, previous = row[0], row[12]\n"
+                "                        continue\n"
+                "                    codec",
             ),
         ),
     ),
@@ -250,6 +250,17 @@ MUTANTS: Final = (
         "a follower does not ask whether an event hangs on what it has",
         "tests/service/test_follower.py",
         (Change("horizon/service/follower.py", ", previous=seen.tip)", ")"),),
+    ),
+    Mutant(
+        "a snapshot is believed whatever the log says",
+        SIMULATION,
+        (
+            Change(
+                "horizon/service/recovery.py",
+                "    if not found or found[0].hash != one.hash:\n",
+                "    if not found:\n",
+            ),
+        ),
     ),
     Mutant(
         "what is read back is signed, whatever was appended",

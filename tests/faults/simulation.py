@@ -49,6 +49,7 @@ from tests.faults.twins import (
     Keys,
     Nodes,
     Notes,
+    Snapshots,
     TwinLog,
     Weather,
     seeded_ids,
@@ -102,6 +103,7 @@ class Scheduler:
             seeded_ids(clock, day.seed * 1_000 + number),
             EngineConfig(append_events_max=day.rng.choice((3, 5_000)), lease_ttl_s=day.lease_ttl_s),
             notary=notary,
+            snapshots=day.snapshots[self.machine],
         )
         try:
             await self._lead(engine)
@@ -117,7 +119,9 @@ class Scheduler:
             await engine.store.open()
             await engine.start(turn=await await_turn(engine.store, self.machine, self._day.waits))
         else:
-            self.standby = Standby(engine, Follower(engine.store), lambda led, state: None)
+            self.standby = Standby(
+                engine, Follower(engine.store, self._day.snapshots[self.machine]), lambda led, state: None
+            )
             await self.standby.start(lambda done, total: None)
             await self.standby.run()
 
@@ -164,6 +168,7 @@ class Day:
         self.clocks = {name: Clock(self.loop) for name in MACHINES}
         self.keys = Keys()
         self.notes = {name: Notes(name, self.weather) for name in MACHINES}
+        self.snapshots = {name: Snapshots(self.database.log, self.weather) for name in MACHINES}
 
     def run(self) -> Day:
         try:
@@ -183,8 +188,9 @@ class Day:
                 self.loop.carry_on(scheduler.process)
         await asyncio.gather(*clients)
         last = await self._until_quiet()
+        while not (live := await self._states(last)):
+            last = await self._until_quiet()
         watch.cancel()
-        live = await self._states(last)
         await last.stop()
         evidence = Evidence(
             TwinLog(self.database.log),
@@ -239,8 +245,10 @@ class Day:
             assert self.loop.time() < until, f"not quiet: {[_restless(engine) for engine in up]}"
 
     async def _states(self, last: Engine) -> list[str]:
-        """Digests of the leader's state, and of those that standbys have folded meanwhile."""
+        """Digests of what the leader and those that stand by have folded; none when it leads no more."""
         await asyncio.sleep(2 * POLL_S)
+        if self.database.log.head.epoch != last.state.epoch:
+            return []
         states = [last.state]
         for one in self.schedulers:
             if one.process.alive and one.engine is not last:
@@ -290,6 +298,12 @@ class Day:
         way = self.rng.choice((BY_FORCE, WAITING, STANDBY, STANDBY))
         if not self.calm and self.start_one(way):
             self._note(f"another scheduler {way}")
+
+    def _take_a_snapshot(self) -> None:
+        scheduler = self._one_up()
+        if scheduler is not None and scheduler.engine is not None and scheduler.engine.state.position:
+            self._note("snapshot taken")
+            self.snapshots[self.rng.choice(MACHINES)].take(scheduler.engine.state)
 
     def _set_a_clock(self) -> None:
         self._note("clock set")
@@ -408,6 +422,7 @@ def _settle(answer: asyncio.Future[Reply], reply: Reply | None, error: Exception
 
 _TROUBLES: Final = (
     Day._kill, Day._kill, Day._stop_and_continue, Day._rival, Day._set_a_clock, Day._stop_cleanly,
+    Day._take_a_snapshot,
 )  # fmt: skip
 
 

@@ -62,6 +62,8 @@ def test_whatever_can_go_wrong_has_gone_wrong() -> None:
         "scheduler stopped and continued",
         "scheduler stopped cleanly",
         "slow",
+        "snapshot of another log",
+        "snapshot taken",
         "standby that followed to the end",
     }
     assert min(seen.values()) >= 5

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -17,6 +17,8 @@ from msgspec import structs
 from horizon.core import commands as cmd
 from horizon.core.events import Recorded, Stored
 from horizon.core.model import Exit, Inventory
+from horizon.core.snapshot import Parts, dump, load
+from horizon.core.state import State
 from horizon.executors.port import AttemptKey, Executor, ExecutorError, Held, Launch, LogChunk
 from horizon.service.clock import Ids
 from horizon.service.keys import KeyFile
@@ -286,6 +288,41 @@ class Notes:
 
     def as_file(self) -> NoteFile:
         return cast(NoteFile, self)
+
+
+@dataclass
+class Snapshot:
+    """What the log folds to at a position, as it was dumped; or what of another log has come between."""
+
+    log_id: bytes
+    position: int
+    hash: bytes
+    recorded_at_us: int
+    parts: Parts
+
+    def state(self) -> State:
+        records = memoryview(b"".join(self.parts.records))
+        return load(bytes(self.parts.contents), self.parts.columns, records)
+
+
+class Snapshots:
+    """Those of one machine, the newest first."""
+
+    def __init__(self, log: Log, weather: Weather) -> None:
+        self._log = log
+        self._weather = weather
+        self._kept: list[Snapshot] = []
+
+    def __iter__(self) -> Iterator[Snapshot]:
+        return iter(self._kept[::-1])
+
+    def take(self, state: State) -> None:
+        """As of the last event that is in the state."""
+        last = self._log.events[state.position - 1]
+        taken = Snapshot(self._log.head.log_id, last.position, last.hash, last.recorded_at_us, dump(state))
+        if self._weather.strikes("snapshot of another log", 2):
+            taken.hash = b"of another log, which is not this"
+        self._kept.append(taken)
 
 
 # --- the nodes ------------------------------------------------------------------------------------------
