@@ -16,7 +16,7 @@ STAMP := $(VENV)/.installed
 COMPILED := $(wildcard horizon/_*.pyx horizon/_*.pxd)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test nightly mutants bench lint wheel clean
+.PHONY: help demo up test nightly faults mutants bench lint wheel clean
 
 help: ## show the verbs
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -33,6 +33,9 @@ test: $(STAMP) ## the whole test suite, on a real Postgres
 nightly: $(STAMP) ## ten thousand random lives of a cluster, a million bad days of its schedulers, every rule checked
 	$(BIN)/python -m tests.core.worlds --seeds 10000 $(ARGS)
 	$(BIN)/python -m tests.faults.simulation --seeds 1000000 $(ARGS)
+
+faults: $(STAMP) ## real schedulers and a real Postgres, cut, killed, stopped and filled up at random (ten minutes)
+	$(BIN)/python -m tests.faults $(ARGS)
 
 mutants: $(STAMP) ## Horizon with one thing wrong at a time: each must turn a test red (a few minutes)
 	$(BIN)/python -m tests.faults.mutants $(ARGS)

@@ -175,7 +175,7 @@ class House:
     # --- its clients ------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def load(self, clients: int = 4, seed: int = 0, pause_s: float = 0.02) -> AsyncIterator[None]:
+    async def load(self, clients: int = 4, seed: float = 0, pause_s: float = 0.02) -> AsyncIterator[None]:
         """Clients that submit and cancel, each one thing after the other, and one that follows the log."""
         stop = asyncio.Event()
         async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {TOKEN}"}) as http:
@@ -320,14 +320,14 @@ class House:
                 [NoteFile(self.data_dir / "checkpoints")],
                 [public],
                 followed=[self.followed],
-                starts=self._ran(),
+                starts=self.ran(),
                 clashes=_lines(self.directory / "clashes"),
             )
             return await check(evidence)
         finally:
             await reader.close()
 
-    def _ran(self) -> list[Start]:
+    def ran(self) -> list[Start]:
         ran = [line.split() for line in _lines(self.directory / "ran")]
         return [Start(job_id, int(attempt), 0) for job_id, attempt in ran]
 
