@@ -49,7 +49,7 @@ LISTEN_BACKLOG: Final = 1024
 DRAIN_S_MAX: Final = 2.0
 """How long open requests, streams among them, may go on when the server stops."""
 
-HOLD_AGAIN_S: Final = 1.0
+HOLD_AGAIN_S: Final = 0.1
 """Between two tries to hold a data directory that another process has yet to let go."""
 
 Progress = Callable[[int, int], None]
@@ -241,7 +241,7 @@ class Scheduler:
                 self._held.enter_context(lock.hold(self._settings.data_dir))
                 return
             except CliError as error:
-                if tried == 2:  # one that stops cleanly lets it go in this moment
+                if tried == 20:  # one that stops cleanly lets it go in a moment
                     log.warning("the data directory is not let go yet, and used all the same", why=str(error))
             await asyncio.sleep(HOLD_AGAIN_S)
 

@@ -115,8 +115,11 @@ _ARCHIVES: Final = "SELECT first, last, frontier, tip, file, sha256, position FR
 SELECT_RECORDED: Final = f"{_ARCHIVES} ORDER BY first"
 SELECT_ARCHIVES: Final = f"{_ARCHIVES} WHERE last < partitions_begin() ORDER BY first"
 SELECT_HEAD: Final = "SELECT log_id, epoch, position, tip, recorded_at_us FROM log_head WHERE id = 1"
-_IN_TURN: Final = """(leader = $1 OR (NOT $2 AND ($3::bigint IS NULL OR (
-                          epoch = $3 AND ($4 OR lease_until <= clock_timestamp())))))"""
+_LEASE_ENDED: Final = "clock_timestamp() NOT BETWEEN lease_until - 2 * lease_ttl AND lease_until"
+"""One that has longer to go than twice what it was made for says that the clock was set back, and not that
+somebody leads: whoever does will have it begun anew by then."""
+_IN_TURN: Final = f"""(leader = $1 OR (NOT $2 AND ($3::bigint IS NULL OR (
+                          epoch = $3 AND ($4 OR {_LEASE_ENDED})))))"""
 """Whether there may be an election: name, again, over, living."""
 _ELECT: Final = f"""
     UPDATE log_head SET epoch = epoch + 1, leader = $1, leader_home = $5, leader_name = $6, leader_url = $7,
@@ -136,10 +139,11 @@ _WHO_LOCKS: Final = """
 _RENEW: Final = """UPDATE log_head SET lease_until = clock_timestamp() + lease_ttl
                    WHERE id = 1 AND epoch = $1 RETURNING 1"""
 _RESIGN: Final = "UPDATE log_head SET lease_until = clock_timestamp() WHERE id = 1 AND epoch = $1"
-_SELECT_LEADER: Final = """
+_SELECT_LEADER: Final = f"""
     SELECT log_id, epoch, position, tip, recorded_at_us, leader_home, leader_name, leader_url,
            (extract(epoch FROM lease_until) * 1000000)::bigint AS lease_until_us,
-           extract(epoch FROM lease_until - clock_timestamp())::float8 AS lease_left_s
+           CASE WHEN {_LEASE_ENDED} THEN 0
+                ELSE extract(epoch FROM lease_until - clock_timestamp()) END::float8 AS lease_left_s
     FROM log_head WHERE id = 1"""
 
 TROUBLE: Final = (

@@ -316,6 +316,23 @@ async def test_a_leader_that_stands_still_in_an_append_is_cut_off_by_the_electio
     await other.append(Batch(drafts(1), 1_000))
 
 
+@pytest.mark.parametrize(("set_back_s", "ended"), [(5, False), (3_600, True)])
+async def test_a_clock_that_was_set_back_keeps_nobody_from_leading_for_as_long(
+    connect: Connect, admin: asyncpg.Connection[Any], set_back_s: int, ended: bool
+) -> None:
+    await leader(connect)
+    await admin.execute(
+        "UPDATE log_head SET lease_until = lease_until + make_interval(secs => $1)", set_back_s
+    )
+    other = await connect()
+    assert ((await other.leader()).lease_left_s <= 0) is ended
+    if ended:
+        assert (await other.elect(over=1)).epoch == 2
+    else:
+        with pytest.raises(Fenced):
+            await other.elect(over=1)
+
+
 async def test_a_lock_of_somebody_else_on_the_head_is_said_to_be_in_the_way(
     connect: Connect, admin: asyncpg.Connection[Any]
 ) -> None:
