@@ -34,6 +34,7 @@ from horizon.cli import places
 from horizon.core import events as ev
 from horizon.core.model import Device, Exit, Inventory, JobSpec, Placement
 from horizon.service.recovery import fold_log, nearest
+from horizon.service.snapshots import PART
 from horizon.store import codec
 from horizon.store.embedded import EmbeddedPostgres
 from horizon.store.port import Head
@@ -42,7 +43,7 @@ from horizon.store.reader import LogReader
 from horizon.store.snapshots import Snapshots
 
 EVENTS: Final = int(os.environ.get("HORIZON_BENCH_EVENTS", size(1_000_000, 2_000)))
-TAIL: Final = EVENTS // 25
+TAIL: Final = EVENTS // PART
 """Events since the snapshot: as many as there may be before the next one is due."""
 WAITING: Final = size(10_000, 20)
 AT_ONCE: Final = 8

@@ -29,7 +29,7 @@ from horizon.api.context import Context
 from horizon.api.faults import clipped
 from horizon.api.problems import Fault, Problem, invalid
 from horizon.core import limits
-from horizon.core.at_rest import Numbered, mark
+from horizon.core.at_rest import Numbered, entries, mark
 from horizon.core.model import JobState, Priority
 from horizon.core.state import Job, Share, State
 
@@ -233,11 +233,14 @@ async def find(state: State, filters: Filters, limit: int, below: int | None, to
         begin = bisect_left(candidates, below, key=_number)
     step, keep = (SCAN_SLICE, None) if type(candidates) is list else (AT_REST_SLICE, _sieve(state, filters))
     for end in range(begin, 0, -step):
-        part = candidates[max(0, end - step) : end]
+        part, counted = candidates[max(0, end - step) : end], False
         if keep is not None and isinstance(part, Numbered):
             part = part.sifted(keep)
+            if total is None and not (filters.labels or filters.name):  # the sieve has told all there is
+                matched += sum(isinstance(one, int) or matches(one) for one in entries(part))
+                counted = True
         some: Iterator[Job] = filter(matches, reversed(part))
-        if total is None:  # count them all, and keep those that fit on the page
+        if total is None and not counted:  # count them all, and keep those that fit on the page
             all_of_them = list(some)
             matched += len(all_of_them)
             some = iter(all_of_them)

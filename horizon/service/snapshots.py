@@ -18,7 +18,7 @@ log = structlog.get_logger()
 
 EVENTS_MIN: Final = 100_000
 """A tail as long as that is folded in half a second: shorter ones are not worth a file."""
-PART: Final = 25
+PART: Final = 50
 """Nor is one that is shorter than this part of the log, for a snapshot is written whole each time."""
 LOOK_S: Final = 10.0
 _SAID_BYTES: Final = 2_000

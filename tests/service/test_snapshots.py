@@ -38,10 +38,10 @@ from tests.service.test_engine import ask, until
         (0, 0, False),
         (EVENTS_MIN - 1, 0, False),
         (EVENTS_MIN, 0, True),
-        (5_000_000, 4_850_000, False),
-        (5_000_000, 4_800_000, True),
-        (10_000_000, 9_700_000, False),
-        (10_000_000, 9_600_000, True),
+        (5_000_000, 4_900_001, False),
+        (5_000_000, 4_900_000, True),
+        (10_000_000, 9_800_001, False),
+        (10_000_000, 9_800_000, True),
     ],
 )
 def test_one_is_due_when_much_has_come_since_the_last(position: int, newest: int, due: bool) -> None:
