@@ -157,7 +157,8 @@ class House:
     async def end(self, number: int = signal.SIGKILL) -> None:
         """Have all of them end, those that stand by before the one that leads."""
         for one in sorted(self.up, key=lambda one: one.leads):
-            assert await one.end(number) in (0, -number), one.said
+            code = await one.end(number)
+            assert number == signal.SIGKILL or code == 0, one.said
 
     def look_after_clients(self) -> None:
         """Whatever went wrong with one of them goes wrong here."""
@@ -172,13 +173,16 @@ class House:
         new.replace(clock)
         return str(clock)
 
-    # --- its clients ------------------------------------------------------------------------------------
+    # --- their clients ------------------------------------------------------------------------------------
+
+    def client(self) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(headers={"Authorization": f"Bearer {TOKEN}"})
 
     @asynccontextmanager
     async def load(self, clients: int = 4, seed: float = 0, pause_s: float = 0.02) -> AsyncIterator[None]:
         """Clients that submit and cancel, each one thing after the other, and one that follows the log."""
         stop = asyncio.Event()
-        async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {TOKEN}"}) as http:
+        async with self.client() as http:
             at_work = [
                 asyncio.create_task(self._client(http, random.Random(f"{seed} {number}"), stop, pause_s))
                 for number in range(clients)
@@ -287,7 +291,7 @@ class House:
     async def quiet(self) -> None:
         """Wait until nothing waits that could run, and nothing runs."""
         deadline = time.monotonic() + PATIENCE_S
-        async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {TOKEN}"}) as http:
+        async with self.client() as http:
             while True:
                 with suppress(aiohttp.ClientError, OSError, KeyError, msgspec.DecodeError):
                     gpus = (await self._look(http, "/gpus"))["gpus"]

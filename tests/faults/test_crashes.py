@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
 
 from tests.cli.house import fresh_directory
 from tests.conftest import with_database
+from tests.faults.checker import Kind
 from tests.faults.house import House, eventually
 
 pytestmark = pytest.mark.slow
@@ -35,9 +35,11 @@ UNDER_LOAD = {
 
 
 @pytest.fixture
-def directory() -> Iterator[Path]:
+async def house(database: str) -> AsyncIterator[House]:
     with fresh_directory() as directory:
-        yield directory
+        house = House(directory, database)
+        yield house
+        await house.end()
 
 
 @pytest.fixture
@@ -56,9 +58,9 @@ async def dies_at(house: House, point: str, passes: int = 1) -> None:
 
 
 async def test_a_scheduler_killed_at_any_point_loses_nothing_and_does_nothing_twice(
-    directory: Path, empty_database: str
+    house: House, empty_database: str
 ) -> None:
-    house = House(directory, empty_database)
+    house.dsn = empty_database
     for point in FIRST_START:
         await dies_at(house, point)
     async with house.load():
@@ -72,10 +74,8 @@ async def test_a_scheduler_killed_at_any_point_loses_nothing_and_does_nothing_tw
     assert findings.epochs > len(UNDER_LOAD) + len(IN_RECOVERY)
 
 
-async def test_a_leader_that_stands_still_past_its_lease_does_nothing_more(
-    directory: Path, database: str
-) -> None:
-    house, lease = House(directory, database), ("--lease-ttl", "1")
+async def test_a_leader_that_stands_still_past_its_lease_does_nothing_more(house: House) -> None:
+    lease = ("--lease-ttl", "1")
     assert await house.start(*lease)
     leader, standby = house.last, house.begin("--standby", *lease)
     assert await standby.until_up()
@@ -89,3 +89,16 @@ async def test_a_leader_that_stands_still_past_its_lease_does_nothing_more(
     await house.quiet()
     findings = await house.checked()
     assert findings.epochs == 2
+
+
+async def test_one_key_a_hundred_times_in_parallel_across_a_crash_is_one_job(house: House) -> None:
+    assert await house.start()
+    async with house.load(), house.client() as http:
+        asking = asyncio.create_task(house.insist(http, Kind.SUBMIT, "the same", together=100))
+        await asyncio.sleep(0.02)
+        await house.last.end()
+        assert await house.start()
+        answer = await asking
+        assert answer == await house.insist(http, Kind.SUBMIT, "the same", together=100)
+    await house.quiet()
+    await house.checked()

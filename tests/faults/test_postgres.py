@@ -148,15 +148,22 @@ async def test_a_disk_that_is_full_costs_nothing_that_was_acknowledged(small_dis
         with fresh_directory() as directory:
             async with server.database() as dsn:
                 house = House(directory, dsn, server)
-                assert await house.start()
-                async with house.load(clients=8, pause_s=0.0):
-                    await asyncio.sleep(0.5)
-                    server.fill_disk()
-                    await eventually(lambda: house.troubles > 50 or not server.running, "trouble")
-                    server.make_room()
-                    if not server.running:
-                        await server.start()
-                await house.quiet()
-                await house.checked()
+                try:
+                    await fill_and_make_room(house, server)
+                finally:
+                    await house.end()
     finally:
         await server.stop()
+
+
+async def fill_and_make_room(house: House, server: Server) -> None:
+    assert await house.start()
+    async with house.load(clients=8, pause_s=0.0):
+        await asyncio.sleep(0.5)
+        server.fill_disk()
+        await eventually(lambda: house.troubles > 50 or not server.running, "trouble")
+        server.make_room()
+        if not server.running:
+            await server.start()
+    await house.quiet()
+    await house.checked()
