@@ -76,17 +76,17 @@ async def _embedded(directory: Path, parts: AsyncExitStack) -> str:
 
 
 def progress_printer(doing: str) -> Callable[[int, int], None]:
-    """Says how far it is, once it takes long enough to wonder."""
-    began_at = said_at = 0.0
+    """Says how far it is, once it takes long enough to wonder. The first call says where it begins."""
+    first, began_at, said_at = 0, 0.0, 0.0
 
     def progress(done: int, total: int) -> None:
-        nonlocal began_at, said_at
+        nonlocal first, began_at, said_at
         now = time.monotonic()
         if not began_at:
-            began_at, said_at = now, now - PROGRESS_EVERY_S + PROGRESS_AFTER_S
+            first, began_at, said_at = done, now, now - PROGRESS_EVERY_S + PROGRESS_AFTER_S
         if now - said_at >= PROGRESS_EVERY_S:
             said_at = now
-            share = f"{done * 100 // max(total, 1)} %, {done / (now - began_at):,.0f} a second"
+            share = f"{done * 100 // max(total, 1)} %, {(done - first) / (now - began_at):,.0f} a second"
             click.echo(f"{doing}: {done:,} of {total:,} events ({share})", err=True)
 
     return progress
