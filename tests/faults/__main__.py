@@ -43,7 +43,7 @@ DIES_S_MAX: Final = 10.0
 ONCE: Final = ("first migration", "last migration", "before a partition", "after a partition")
 """Points that a database is at only once."""
 SMALL_DISK: Final = "300m"
-SMALL_EVERY: Final = 4
+SMALL_EVERY: Final = 3
 """One round in so many is on a disk that can be filled."""
 
 
@@ -62,7 +62,7 @@ class Round:
             self.stop_scheduler, self.stand_by, self.stand_by, self.set_clock, self.read_only, self.lock_head,
         ]  # fmt: skip
         if small:
-            self._deeds += [self.fill_disk] * 3
+            self._deeds += [self.fill_disk] * 6
 
     async def run(self, seconds: float) -> Findings:
         house, rng = self.house, self.rng
