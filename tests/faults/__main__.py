@@ -31,7 +31,7 @@ from tests.cli.house import fresh_directory
 from tests.faults.checker import Findings
 from tests.faults.house import House, Scheduler, eventually
 from tests.faults.scheduler import POINTS
-from tests.faults.server import Server
+from tests.faults.server import Server, with_small_partitions
 
 ROUND_S: Final = 60.0
 CLIENTS: Final = 8
@@ -40,7 +40,9 @@ ANSWER_S: Final = "2"
 """How long Postgres may take for a statement."""
 DIES_S_MAX: Final = 10.0
 """So long a scheduler may take to come to the point where it is to be killed, before it is killed anyway."""
-ONCE: Final = ("first migration", "last migration", "before a partition", "after a partition")
+PARTITION: Final = 1_000
+"""Events in one: so that many are made in a round."""
+ONCE: Final = ("first migration", "last migration")
 """Points that a database is at only once."""
 SMALL_DISK: Final = "300m"
 SMALL_EVERY: Final = 3
@@ -221,6 +223,7 @@ class Course:
     async def _round(self, server: Server, seconds: float, small: bool) -> None:
         with fresh_directory() as directory:
             async with server.database() as dsn:
+                await with_small_partitions(server.straight(dsn), PARTITION)
                 house = House(directory, dsn, server)
                 round_ = Round(house, server, random.Random(f"{self.seed} {self.rounds}"), small)
                 try:

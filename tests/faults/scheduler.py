@@ -67,8 +67,6 @@ def arm(name: str, passes: int) -> None:
     *classes, function = point.function.split(".")
     for each in classes:
         owner = getattr(owner, each)
-    if "partition" in name:  # have one made at once, not when the log is nearly full
-        postgres.PARTITION_MARGIN = 0.4  # type: ignore[assignment, misc]
     left = passes
 
     def passed(arguments: tuple[Any, ...]) -> None:

@@ -16,7 +16,9 @@ import asyncpg
 import psutil
 
 from horizon.store.embedded import EmbeddedPostgres
+from horizon.store.postgres import PostgresStore
 from tests.conftest import with_database
+from tests.partitions import make_small
 
 READ_BYTES: Final = 256 * 1024
 
@@ -280,6 +282,16 @@ class _Way:
                 return
             self._client[1].write(data)
         self._client[1].close()
+
+
+async def with_small_partitions(dsn: str, size: int) -> None:
+    """Bring a new database up to date, and have the log there go into many partitions."""
+    store = PostgresStore(dsn)
+    await store.open()
+    await store.close()
+    admin = await asyncpg.connect(dsn)
+    await make_small(admin, size)
+    await admin.close()
 
 
 def _name_of(dsn: str) -> str:

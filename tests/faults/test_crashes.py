@@ -13,10 +13,11 @@ from tests.cli.house import fresh_directory
 from tests.conftest import with_database
 from tests.faults.checker import Kind
 from tests.faults.house import House, eventually
+from tests.faults.server import with_small_partitions
 
 pytestmark = pytest.mark.slow
 
-FIRST_START = ("first migration", "last migration", "before a partition", "after a partition")
+FIRST_START = ("first migration", "last migration")
 IN_RECOVERY = ("elected", "folded", "trusted", "announced", "adopted")
 UNDER_LOAD = {
     "before encode": 9,
@@ -27,6 +28,8 @@ UNDER_LOAD = {
     "after acknowledge": 10,
     "before launch": 3,
     "mid launch": 3,
+    "before a partition": 3,
+    "after a partition": 2,
     "before checkpoint": 1,
     "mid checkpoint": 1,
     "after checkpoint": 1,
@@ -63,6 +66,7 @@ async def test_a_scheduler_killed_at_any_point_loses_nothing_and_does_nothing_tw
     house.dsn = empty_database
     for point in FIRST_START:
         await dies_at(house, point)
+    await with_small_partitions(empty_database, 100)
     async with house.load():
         for point, passes in UNDER_LOAD.items():
             await dies_at(house, point, passes)
