@@ -103,12 +103,19 @@ def test_wait_ends_with_the_signal_as_a_shell_would(up: Up) -> None:
 def test_interrupting_a_follower_leaves_the_job_running(up: Up) -> None:
     command = [*HORIZON, "submit", "--follow", "--name", "goes-on", "--", "echo here; sleep 60"]
     follower = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(up.data_dir)
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(up.data_dir),
+        # As a terminal would start it: tests that run in the background may have been told to ignore ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    assert follower.stdout is not None
-    assert follower.stdout.readline() == "here\n"
-    follower.send_signal(signal.SIGINT)
-    _, said = follower.communicate(timeout=20)
+    with follower:
+        assert follower.stdout is not None
+        assert follower.stdout.readline() == "here\n"
+        follower.send_signal(signal.SIGINT)
+        _, said = follower.communicate(timeout=20)
     assert follower.returncode == 130
     (job,) = up.json("ps", "--name", "goes-on")["jobs"]
     assert job["state"] == "Running"
