@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
+
+import pytest
+from msgspec.structs import astuple
 
 from benchmarks.measure import per_call, size
 from horizon.core import commands as cmd
@@ -10,8 +15,9 @@ from horizon.core import events as ev
 from horizon.core.decide import Given, decide
 from horizon.core.evolve import evolve
 from horizon.core.model import Device, Exit, Inventory, JobSpec
-from horizon.core.schedule import schedule
+from horizon.core.schedule import DECISIONS, schedule
 from horizon.core.state import State, digest
+from horizon.service.verify import Decisions, fold_checked
 from horizon.store import codec
 from horizon.store.port import GENESIS_HASH, Head
 
@@ -36,6 +42,10 @@ def history(jobs: int) -> list[ev.Recorded]:
     def do(command: cmd.Command) -> None:
         record(decide(state, command, Given("bench", now_us, state.next_number)))
 
+    elected = ev.LeaderElected(
+        epoch=1, host="bench", pid=1, version="", config_digest="", decisions=DECISIONS
+    )
+    record((elected,))
     devices = tuple(Device(f"GPU-{index}", index, "H100", 81_559) for index in range(8))
     do(cmd.RegisterNode(Inventory("node-1", 128, 1 << 20, devices)))
     for number in range(1, jobs + 1):
@@ -82,3 +92,32 @@ def test_decode_verify_and_fold(benchmark: Any) -> None:
 
     question = "decode, check the hash chain and fold"
     per_call(benchmark, fold, len(log), question=question, input=f"{len(log):,} events", rounds=3)
+
+
+class Kept:
+    """A log in memory, as it is stored."""
+
+    def __init__(self, log: list[ev.Recorded]) -> None:
+        self._events = [ev.Stored(*astuple(recorded)[:-1]) for recorded in log]
+
+    async def stored(self, after: int, end: int) -> AsyncIterator[list[ev.Stored]]:
+        yield self._events[after:end]
+
+
+@pytest.mark.parametrize("decisions", [False, True], ids=["rules", "decisions"])
+def test_verify(benchmark: Any, decisions: bool) -> None:
+    """As ``horizon verify`` does, but for reading Postgres and for signatures."""
+    log = history(JOBS // 4)
+    kept = Kept(log)
+
+    async def checked() -> int:
+        again = Decisions() if decisions else None
+        state = await fold_checked(kept, len(log), lambda done, total: None, again)
+        assert again is None or not again.rerun.differing
+        return state.position
+
+    def verify() -> int:
+        return asyncio.run(checked())
+
+    question = "verify: chain, order and rules" + (", every cycle run again" if decisions else "")
+    per_call(benchmark, verify, len(log), question=question, input=f"{len(log):,} events", rounds=3)
