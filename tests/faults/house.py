@@ -160,6 +160,14 @@ class House:
             code = await one.end(number)
             assert number == signal.SIGKILL or code == 0, one.said
 
+    async def snapshot(self, **env: str) -> int:
+        """Have a snapshot written, as a scheduler does; the exit code of the process that does it."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "tests.faults.scheduler", "snapshot", "--data-dir", str(self.data_dir)),
+            env=environment(self.data_dir, DATABASE_URL=self.dsn, **env),
+        )
+        return await process.wait()
+
     def look_after_clients(self) -> None:
         """Whatever went wrong with one of them goes wrong here."""
         for one in self._at_work:

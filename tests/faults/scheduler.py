@@ -1,4 +1,4 @@
-"""``horizon serve`` that can be made to kill itself at a named point, or to live by another clock.
+"""``horizon`` that can be made to kill itself at a named point, or to live by another clock.
 
     HORIZON_KILL_AT='after commit:3'   SIGKILL when this point is passed for the third time
     HORIZON_CLOCK=FILE                 the wall clock is ahead by as many seconds as stand in the file
@@ -57,6 +57,11 @@ POINTS: Final = {
     "before checkpoint": Point("before", "horizon.service.notefile", "NoteFile.append"),
     "mid checkpoint": Point("after", "horizon.service.notefile", "NoteFile.append"),
     "after checkpoint": Point("after", "horizon.store.postgres", "PostgresStore.add_checkpoint"),
+    "before snapshot": Point("before", "horizon.store.snapshots", "_write"),
+    "mid snapshot": Point("before", "horizon.store.snapshots", "_digest"),
+    "snapshot without a name": Point("after", "horizon.store.snapshots", "_write"),
+    "snapshot with a name": Point("before", "horizon.store.snapshots", "_sync"),
+    "before older snapshots go": Point("before", "horizon.store.snapshots", "Snapshots._prune"),
 }
 
 

@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
+from horizon.cli import places
+from horizon.store.snapshots import Snapshots
 from tests.cli.house import fresh_directory
 from tests.conftest import with_database
 from tests.faults.checker import Kind
@@ -35,6 +37,14 @@ UNDER_LOAD = {
     "after checkpoint": 1,
 }
 """How often each is passed before the scheduler dies there."""
+IN_SNAPSHOT = {
+    "before snapshot": 0,
+    "mid snapshot": 0,
+    "snapshot without a name": 0,
+    "snapshot with a name": 1,
+    "before older snapshots go": 1,
+}
+"""Whether there is one more snapshot once the process that writes it has died there."""
 
 
 @pytest.fixture
@@ -104,5 +114,23 @@ async def test_one_key_a_hundred_times_in_parallel_across_a_crash_is_one_job(hou
         assert await house.start()
         answer = await asking
         assert answer == await house.insist(http, Kind.SUBMIT, "the same", together=100)
+    await house.quiet()
+    await house.checked()
+
+
+async def test_a_snapshot_whose_writer_is_killed_is_whole_or_none(house: House) -> None:
+    snapshots = Snapshots(places.snapshots(house.data_dir))
+    assert await house.start()
+    async with house.load():
+        for point, more in IN_SNAPSHOT.items():
+            await asyncio.sleep(0.1)  # something happens
+            before = len(list(snapshots))
+            assert await house.snapshot(HORIZON_KILL_AT=point) == -signal.SIGKILL
+            assert len(list(snapshots)) == before + more, point
+        assert await house.start()
+        newest = next(iter(snapshots)).position
+        assert await house.snapshot() == 0
+        assert next(iter(snapshots)).position > newest
+        assert await house.start()
     await house.quiet()
     await house.checked()
