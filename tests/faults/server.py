@@ -115,6 +115,12 @@ class Server:
     async def epoch(self, dsn: str) -> int:
         return int(await self.run("SELECT epoch FROM log_head", dsn=dsn))
 
+    async def has_grown(self, beyond: int, dsn: str) -> bool:
+        return await self.position(dsn) > beyond
+
+    async def position(self, dsn: str) -> int:
+        return int(await self.run("SELECT position FROM log_head", dsn=dsn))
+
     async def crash(self, how: int = signal.SIGQUIT) -> None:
         """``pg_ctl stop -m immediate`` by default; with SIGKILL every process of it is gone at once."""
         postmaster = psutil.Process(self._pid)
