@@ -253,7 +253,12 @@ def simulate(
         raise click.UsageError("Missing option '--cluster': say what the trace is to run on, as 64x8:H100")
     contenders = _contenders(f"{order}/{backfill}/{estimates}", others)
     part = _part_of(_loaded(trace), since, until, limit)
-    setting = _setting(part, cluster, Instants(instants))
+    _simulate_trace(part, _setting(part, cluster, Instants(instants)), contenders, out, as_json)
+
+
+def _simulate_trace(
+    part: Trace, setting: Setting, contenders: Sequence[Contender], out: Path | None, as_json: bool
+) -> None:
     results = [_simulated(part, setting, contender) for contender in contenders]
     _say_what_was_left_out(part, results[0].summary.outcome)
     if out is not None:
@@ -415,11 +420,16 @@ def _say_what_was_left_out(trace: Trace, outcome: Outcome) -> None:
         (outcome.too_large, "left out, since this cluster can never hold them"),
         (outcome.never_started, "that never started"),
     ):
-        if names:
-            more = ", ..." if len(names) > NAMED_MAX else ""
-            click.echo(f"jobs {what} ({len(names):,}): {', '.join(names[:NAMED_MAX])}{more}", err=True)
+        say_which(f"jobs {what}", names)
     if not trace.estimated:
         click.echo(f"{trace.name} has no users' estimates: the true run times stand for them", err=True)
+
+
+def say_which(what: str, names: Sequence[str]) -> None:
+    """Say on stderr how many of them there are, if any, and the first by name."""
+    if names:
+        more = ", ..." if len(names) > NAMED_MAX else ""
+        click.echo(f"{what} ({len(names):,}): {', '.join(names[:NAMED_MAX])}{more}", err=True)
 
 
 def _print(results: Sequence[Result]) -> None:

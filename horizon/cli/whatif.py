@@ -18,7 +18,7 @@ from horizon.cli import exits
 from horizon.cli.database import log_events, progress_printer
 from horizon.cli.exits import CliError
 from horizon.cli.output import Column, print_json, print_table, show_duration
-from horizon.cli.simulate import NAMED_MAX, progress_bar
+from horizon.cli.simulate import progress_bar, say_which
 from horizon.cli.supposition import read_supposition
 from horizon.core.events import Recorded
 from horizon.core.state import SECOND_US
@@ -245,9 +245,7 @@ def _say(one: Shown) -> None:
         (rerun.guessed_run_times, "that never ran in the record, their run times guessed"),
         (rerun.never_fit, "that wait and that this cluster can never hold"),
     ):
-        if names:
-            more = ", ..." if len(names) > NAMED_MAX else ""
-            click.echo(f"  jobs {what} ({len(names):,}): {', '.join(names[:NAMED_MAX])}{more}", err=True)
+        say_which(f"  jobs {what}", names)
     if rerun.refused:
         click.echo(
             f"  recorded requests that did not apply to their job any more: {rerun.refused:,}", err=True
