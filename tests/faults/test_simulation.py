@@ -1,4 +1,4 @@
-"""Bad days under the checker: some hundreds here, as many as one likes by ``tests.faults.simulation``."""
+"""Bad days under the checker: two thousand here, as many as one likes by ``tests.faults.simulation``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults.simulation import live
 
-DAYS = 500
+DAYS = 2_000
 A_BATCH = 20
 
 
