@@ -11,6 +11,7 @@ import asyncio
 import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ from msgspec.structs import astuple
 from horizon.core.events import Recorded, Stored
 from horizon.store import codec
 from horizon.store.archive import Archives
+from horizon.store.feed import TURN_EVENTS, fed, is_long
 from horizon.store.fitness import POOLER_HINT, check_server, check_sessions
 from horizon.store.migrate import SCHEMA_REVISION, current_revision, migrate
 from horizon.store.port import (
@@ -44,8 +46,6 @@ log = structlog.get_logger()
 
 READ_EVENTS: Final = 5_000
 """Events per read: short reads hold no snapshot that would keep the head row from being pruned."""
-TURN_EVENTS: Final = 500
-"""Events after which others get their turn, among them what takes in the next read."""
 PARTITION_MARGIN: Final = 5
 """The next partition is made when less than this part of one is left."""
 _READ_CHECKPOINTS: Final = 1_000
@@ -380,6 +380,11 @@ class PostgresStore:
         position = after
         if previous is None:
             previous = await self._hash_at(after)
+        if is_long(limit):
+            async with aclosing(fed(self._dsn, self._archive, after, after + limit, previous)) as events:
+                async for recorded in events:
+                    yield recorded
+            return
         reading = self._reading(after, limit)
         try:
             while reading is not None:

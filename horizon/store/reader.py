@@ -6,6 +6,7 @@ It gives the bytes as they are stored, and believes none of them; any role that 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ import asyncpg
 from horizon.core.events import Recorded, Stored
 from horizon.store import codec
 from horizon.store.archive import Archives
+from horizon.store.feed import fed, is_long
 from horizon.store.migrate import SCHEMA_REVISION, current_revision
 from horizon.store.port import GENESIS_HASH, Archive, Head, Signed, Unavailable
 from horizon.store.postgres import (
@@ -82,6 +84,11 @@ class LogReader:
         position = after
         if previous is None:
             previous = await self.hash_at(after)
+        if is_long(limit):
+            async with aclosing(fed(self.dsn, self._archive, after, after + limit, previous)) as events:
+                async for recorded in events:
+                    yield recorded
+            return
         async for some in self.stored(after, NO_END if limit is None else after + limit):
             for stored in some:
                 position += 1
