@@ -14,8 +14,9 @@ from horizon.core import limits
 from horizon.core.policy import Order, Policy
 from horizon.service.course import course_of
 from horizon.service.simulator import Hardware, simulate
+from horizon.service.supposition import Supposition
 from horizon.service.traces import TraceJob, load
-from horizon.service.whatif import Supposition, what_if
+from horizon.service.whatif import what_if
 
 ROOT = Path(__file__).parent.parent
 SP2 = (

@@ -16,7 +16,7 @@ from horizon.cli import exits
 from horizon.cli.exits import CliError
 from horizon.cli.policy import parse
 from horizon.core.policy import UNLIMITED, Policy
-from horizon.service.whatif import SupposedShare
+from horizon.service.supposition import SupposedShare
 
 _SHARE_FIELDS: Final = ("weight", "max_gpus", "guaranteed_gpus")
 

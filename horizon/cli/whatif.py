@@ -33,7 +33,8 @@ from horizon.service.course import (
     simulation_of,
 )
 from horizon.service.simulator import ANY_TYPE, Hardware
-from horizon.service.whatif import BadSupposition, SupposedShare, Supposition, WhatIf, what_if
+from horizon.service.supposition import BadSupposition, SupposedShare, Supposition
+from horizon.service.whatif import WhatIf, what_if
 from horizon.store import codec
 from horizon.store.port import GENESIS_HASH
 

@@ -18,7 +18,7 @@ from horizon.core.events import JobScheduled
 from horizon.core.model import Placement
 from horizon.core.policy import Order
 from horizon.core.schedule import schedule
-from horizon.service.whatif import SupposedShare
+from horizon.service.supposition import SupposedShare
 from horizon.store.export import Header, event_line
 from tests.cli.house import Finished, Up, run
 from tests.cli.test_simulate import assert_drawn

@@ -25,7 +25,8 @@ from horizon.service.clock import Ids, SystemClock
 from horizon.service.course import Bounds, Course, End, course_of, fared, simulation_of
 from horizon.service.engine import _WORTH_A_CYCLE, Engine
 from horizon.service.simulator import Hardware
-from horizon.service.whatif import BadSupposition, SupposedShare, Supposition, WhatIf, nodes_like, what_if
+from horizon.service.supposition import BadSupposition, SupposedShare, Supposition, nodes_like
+from horizon.service.whatif import WhatIf, what_if
 from horizon.store.memory import Log, MemoryStore
 from tests.core.spec import BAD, OK, SECOND, T0, World, given, node
 from tests.core.worlds import Life, live
