@@ -18,7 +18,7 @@ from horizon.core.events import Recorded
 from horizon.core.model import JobSpec, JobState
 from horizon.core.sentences import sentence
 from horizon.core.state import Job, State
-from horizon.service.engine import Reply
+from horizon.service.inbox import Reply
 
 T = TypeVar("T")
 

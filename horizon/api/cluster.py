@@ -24,7 +24,7 @@ from horizon.core.events import DeviceFailed, DeviceRecovered, NodeCordoned, Nod
 from horizon.core.model import AllocationState, Device, JobState, Priority
 from horizon.core.policy import Order
 from horizon.core.state import Job, Node, State, gpu_state, node_state
-from horizon.service.engine import Render
+from horizon.service.inbox import Render
 
 CORDON: Final = JsonBody(wire.Cordon, limits.JOB_BODY_BYTES_MAX, wire.given, optional=True)
 DRAIN: Final = JsonBody(wire.Drain, limits.JOB_BODY_BYTES_MAX, wire.given, optional=True)

@@ -23,7 +23,8 @@ from horizon.core.model import JobSpec
 from horizon.core.schedule import schedule
 from horizon.core.state import Job, State
 from horizon.service.clock import Clock
-from horizon.service.engine import Engine, Render, Reply, Stopped
+from horizon.service.engine import Engine, Stopped
+from horizon.service.inbox import Render, Reply
 from horizon.service.standby import Standby
 
 REACH_S_MAX: Final = 2.0

@@ -35,7 +35,7 @@ from horizon.core.events import JobSubmitted
 from horizon.core.evolve import foresee
 from horizon.core.model import JobState
 from horizon.core.state import State
-from horizon.service.engine import Render, Reply
+from horizon.service.inbox import Render, Reply
 
 SUBMISSION: Final = JsonBody(wire.Submission, limits.JOB_BODY_BYTES_MAX, wire.names_in_submission)
 BATCH: Final = JsonBody(wire.Batch, limits.BODY_BYTES_MAX, wire.names_in_batch)

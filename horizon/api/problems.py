@@ -16,7 +16,8 @@ from aiohttp import web
 from msgspec import Struct
 
 from horizon.core.decide import Refusal, Rejected
-from horizon.service.engine import Busy, KeyReused, Stopped
+from horizon.service.engine import Stopped
+from horizon.service.inbox import Busy, KeyReused
 from horizon.store.port import Archived, StoreError
 
 log = structlog.get_logger()

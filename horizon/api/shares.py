@@ -22,7 +22,7 @@ from horizon.core.events import QuotaSet, ShareSet
 from horizon.core.ledger import Account, account_of, compare, rank_of, ranks
 from horizon.core.policy import UNLIMITED
 from horizon.core.state import COST_PER_GPU, Share, State
-from horizon.service.engine import Render
+from horizon.service.inbox import Render
 
 CHANGE: Final = JsonBody(wire.ShareChange, limits.JOB_BODY_BYTES_MAX, wire.given)
 _USER: Final = {"user": True, "account": False}

@@ -21,6 +21,31 @@ class SystemClock:
         return time.time_ns() // 1_000
 
 
+class LogClock:
+    """The time of what is appended: never before what is in the log, and while the clock stands behind that,
+    time goes on all the same.
+
+    A clock that was set back an hour must not keep a time limit from being reached for an hour; nor one
+    that was right before, with an hour too much in the log that we took over.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._read_us = 0
+        """The last reading, and when it was taken on a clock that never goes back."""
+        self._read_at_us = 0
+
+    def now_us(self, recorded_at_us: int) -> int:
+        """Given when the last event was recorded."""
+        clock_us, steady_us = self._clock.now_us(), time.monotonic_ns() // 1_000
+        if self._read_us < recorded_at_us:
+            self._read_us, self._read_at_us = recorded_at_us, steady_us
+        if clock_us < self._read_us:
+            clock_us = self._read_us + steady_us - self._read_at_us
+        self._read_us, self._read_at_us = clock_us, steady_us
+        return clock_us
+
+
 class Ids:
     """Makes UUIDv7 (RFC 9562, 5.7): 48 bits of milliseconds, a 12-bit counter, 62 random bits.
 

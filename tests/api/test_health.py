@@ -13,7 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import horizon
 from horizon.api.routes import OPEN_PATHS, OPENAPI_PATH, ROUTES
-from horizon.service.engine import Busy, Stopped
+from horizon.service.engine import Stopped
+from horizon.service.inbox import Busy
 from horizon.service.keys import KeyFile
 from horizon.service.notary import Notary
 from horizon.service.notefile import NoteFile

@@ -32,7 +32,7 @@ async def test_the_same_key_a_hundred_times_in_parallel_is_one_job(client: Clien
 async def test_a_key_gives_the_stored_answer_later_too(client: Client) -> None:
     first = await client.ask("POST", "/jobs", BODY, headers=key("k"), status=201)
     await client.ask("DELETE", "/jobs/1", status=200)
-    client.scheduler.engine._answers.clear()  # as after a restart: only the store knows
+    client.scheduler.engine._inbox._answers.clear()  # as after a restart: only the store knows
     again = await client.ask("POST", "/jobs", BODY, headers=key("k"), status=201)
     assert again.body == first.body
     assert again.headers["Location"] == first.headers["Location"]
@@ -118,7 +118,7 @@ async def test_every_change_takes_a_key_and_is_made_once(client: Client) -> None
     await client.scheduler.cancel_all()
     await client.scheduler.quiet()
     end = client.scheduler.engine.state.position
-    client.scheduler.engine._answers.clear()  # as after a restart: only the store knows
+    client.scheduler.engine._inbox._answers.clear()  # as after a restart: only the store knows
     for number, one in enumerate(asked):
         await replayed(client, number, *one)
     assert client.scheduler.engine.state.position == end

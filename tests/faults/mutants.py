@@ -47,6 +47,7 @@ class Mutant(NamedTuple):
     changes: tuple[Change, ...]
 
 
+_CLOCK: Final = "horizon/service/clock.py"
 _ENGINE: Final = "horizon/service/engine.py"
 _POSTGRES: Final = "horizon/store/postgres.py"
 _LEASED: Final = "            return await self._append_leased(batch)\n"
@@ -97,7 +98,7 @@ MUTANTS: Final = (
                 _ENGINE,
                 "            await self._settle(unknown, batch, asks)\n",
                 "            self._note_trouble(unknown)\n"
-                "            self._put_back(asks, None)\n"
+                "            self._inbox.put_back(asks, None)\n"
                 "            self._wake.set()\n",
             ),
         ),
@@ -157,9 +158,11 @@ MUTANTS: Final = (
                 "                event = one.event\n"
                 "                if isinstance(event, ev.JobScheduled):\n"
                 "                    from msgspec.structs import replace\n\n"
+                "                    from horizon.executors.port import AttemptKey\n"
+                "                    from horizon.service.launches import launch_of\n\n"
                 "                    job = self.state.jobs[event.job_id]\n"
                 "                    key = AttemptKey(job.id, event.attempt)\n"
-                "                    launch = replace(self._launch(job, {}), key=key)\n"
+                "                    launch = replace(launch_of(job, self.state.epoch, {}), key=key)\n"
                 "                    self.executor.launch(replace(launch, allocation=event.allocation))\n"
                 f"{_LEASED}",
             ),
@@ -186,7 +189,7 @@ MUTANTS: Final = (
         f"{ENGINE} -k clock",
         (
             Change(
-                _ENGINE,
+                _CLOCK,
                 "        if clock_us < self._read_us:\n",
                 "        if clock_us < 0:\n",
             ),
@@ -197,9 +200,9 @@ MUTANTS: Final = (
         SIMULATION,
         (
             Change(
-                _ENGINE,
-                "            self._read_us, self._read_at_us = self.state.recorded_at_us, steady_us\n",
-                "            return max(clock_us, self.state.recorded_at_us)\n",
+                _CLOCK,
+                "            self._read_us, self._read_at_us = recorded_at_us, steady_us\n",
+                "            return max(clock_us, recorded_at_us)\n",
             ),
         ),
     ),

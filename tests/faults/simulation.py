@@ -34,8 +34,9 @@ from horizon.core.state import State, digest
 from horizon.executors.inventory import simulated
 from horizon.executors.port import ExecutorError
 from horizon.service.config import EngineConfig
-from horizon.service.engine import Busy, Engine, Reply
+from horizon.service.engine import Engine
 from horizon.service.follower import POLL_S, Follower
+from horizon.service.inbox import Busy, Reply
 from horizon.service.leadership import Led, await_turn
 from horizon.service.notary import Distrust, Notary
 from horizon.service.standby import Standby

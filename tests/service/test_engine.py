@@ -23,7 +23,8 @@ from horizon.executors.local import LocalExecutor
 from horizon.executors.port import ExecutorError
 from horizon.service.clock import Ids, SystemClock
 from horizon.service.config import EngineConfig
-from horizon.service.engine import Busy, Engine, KeyReused, Reply, Stopped
+from horizon.service.engine import Engine, Stopped
+from horizon.service.inbox import Busy, KeyReused, Reply
 from horizon.service.recovery import fold_log
 from horizon.store import codec
 from horizon.store.memory import Log, MemoryStore
