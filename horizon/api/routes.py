@@ -319,7 +319,7 @@ ROUTES: Final = (
         state.get_state,
         "The whole system at a glance, as it is or was",
         state.StateAnswer,
-        query=_query(AtQuery),
+        query=_query(state.StateQuery),
     ),
     Route(
         "GET",

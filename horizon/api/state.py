@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import Iterable
 from typing import Annotated, Final
 
@@ -16,6 +17,7 @@ from horizon.api.bookings import booking_rows
 from horizon.api.cluster import node_rows, order_of, queue_answer
 from horizon.api.context import Context
 from horizon.api.past import AtQuery
+from horizon.api.problems import unavailable
 from horizon.api.shares import share_rows
 from horizon.api.times import rfc3339, rfc3339_or_null
 from horizon.core.model import AllocationState, JobState, Priority
@@ -24,6 +26,20 @@ from horizon.core.state import Job, State, digested
 
 WAITING_MAX: Final = 100
 """Of those that wait, so many are named; ``/queue/order`` has the others."""
+DIGEST_SLICE_S: Final = 0.001
+"""A digest is made for so long before others get their turn."""
+DIGEST_TRIES_MAX: Final = 3
+"""So many are begun of a state that lives and changes meanwhile."""
+
+
+class StateQuery(AtQuery, frozen=True, forbid_unknown_fields=True):
+    digest: Annotated[
+        bool,
+        Meta(
+            description="Also of the present state: of the one in memory that decisions come from, as it is. "
+            "503 if the log went on each time while it was made."
+        ),
+    ] = False
 
 
 class HoldingAnswer(Struct):
@@ -59,7 +75,10 @@ class StateAnswer(Struct):
     cycle: Annotated[int, Meta(description="The last one that decided anything.")]
     digest: Annotated[
         str | None,
-        Meta(description="Of a past state: SHA-256 in hex over all that a decision can depend on."),
+        Meta(
+            description="SHA-256 in hex over all that a decision can depend on; of the present state only "
+            "when it is asked for."
+        ),
     ]
     policy_version: int
     policy: Policy
@@ -72,18 +91,30 @@ class StateAnswer(Struct):
     bookings: list[wire.BookingAnswer]
 
 
-async def get_state(context: Context, request: web.Request, query: AtQuery) -> web.Response:
-    state, now_us = await context.as_of(query.at)
-    # The present one is changing while its digest would be made; ask for it as of the position.
-    digest = None if query.at is None else await _digest(state)
-    return json(await state_body(state, now_us, digest))
+async def get_state(context: Context, request: web.Request, query: StateQuery) -> web.Response:
+    wanted = query.digest or query.at is not None
+    for _ in range(DIGEST_TRIES_MAX):
+        state, now_us = await context.as_of(query.at)
+        digest = await _digest(state) if wanted else None
+        if digest is not None or not wanted:  # nothing is awaited between a digest and what it is of
+            return json(await state_body(state, now_us, digest))
+    raise unavailable(
+        "the log went on each time while a digest of the present state was made: ask again when less "
+        "happens, or for that as of a position, with at=",
+        1,
+    )
 
 
-async def _digest(state: State) -> str:
-    hashing = hashlib.sha256()
+async def _digest(state: State) -> str | None:
+    """In slices; None when something has happened to the state meanwhile, as it may to one that lives."""
+    position, hashing, began = state.position, hashlib.sha256(), time.perf_counter()
     for piece in digested(state):
         hashing.update(piece)
-        await asyncio.sleep(0)
+        if time.perf_counter() - began > DIGEST_SLICE_S:
+            await asyncio.sleep(0)
+            if state.position != position:
+                return None
+            began = time.perf_counter()
     return hashing.hexdigest()
 
 

@@ -11,7 +11,9 @@ import msgspec
 import pytest
 
 from horizon.api import past
+from horizon.api import state as api_state
 from horizon.api.app import CONTEXT
+from horizon.core import state as core_state
 from horizon.core.events import Recorded
 from horizon.core.evolve import evolve
 from horizon.core.state import State, digest, digested
@@ -80,6 +82,35 @@ async def test_every_position_is_as_a_fold_up_to_it(client: Client) -> None:
         assert (told["position"], told["digest"]) == (recorded.position, digest(state))
     before = await client.get("/state?at=1971-01-01T00:00:00Z")
     assert (before["position"], before["recorded_at"], before["digest"]) == (0, None, digest(State()))
+
+
+async def test_what_is_in_memory_has_the_digest_of_the_log_or_none(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api_state, "DIGEST_SLICE_S", 0.0)
+    monkeypatch.setattr(core_state, "_DIGESTED_AT_ONCE", 1)  # so that it takes long, and others get a turn
+    statuses: list[int] = []
+
+    async def busy() -> None:
+        while 503 not in statuses:
+            await client.submit(hold=True)
+
+    submitting = asyncio.gather(*(busy() for _ in range(4)))
+    while 503 not in statuses or 200 not in statuses:
+        told = await client.ask("GET", "/state?digest=true")
+        statuses.append(told.status)
+        if told.status == 200:
+            then = await client.get(f"/state?at={told.json['position']}")
+            assert told.json["digest"] == then["digest"]
+    await submitting
+
+
+async def test_a_digest_of_the_present_state_is_of_what_is_in_memory(client: Client) -> None:
+    live = client.scheduler.engine.state
+    live.policy_version += 1  # by no event
+    told = await client.get("/state?digest=true")
+    live.policy_version -= 1
+    assert told["digest"] != (await client.get(f"/state?at={told['position']}"))["digest"]
 
 
 async def test_when_cannot_be_asked_about_is_refused_everywhere(client: Client) -> None:

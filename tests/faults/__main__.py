@@ -78,6 +78,7 @@ class Round:
                 if not house.up:
                     await self.start()
         await house.quiet()
+        await house.look_inside()
         await house.end(signal.SIGTERM)
         self.faults += self.server.proxy.seen
         return await house.findings()
@@ -240,6 +241,7 @@ class Course:
         self.sums["events"] += findings.events
         self.sums["elections"] += findings.epochs
         self.sums["attempts run"] += len(house.ran())
+        self.sums["states"] += findings.states
         self.sums["checks"] += findings.checks
         self.sums["lost"] += len(findings.lost)
         self.sums["duplicated"] += len(findings.duplicated)
@@ -276,6 +278,7 @@ _ROWS: Final = (
     ("elections", "elections"),
     ("events", "events"),
     ("attempts run", "attempts run"),
+    ("states", "states in memory held against the log"),
 )
 
 

@@ -11,7 +11,7 @@ process and a server that is stopped in the middle are all judged by the same ru
     I6   epochs never go back, and each has one leader
     I7   what was acknowledged before another command was sent stands before it
     I8   every follower saw a prefix of the log, in order, once
-    I9   folding the log gives the state that was lived in
+    I9   folding the log from the first event on gives the state that was lived in, wherever that began
     I10  every event may follow from the state before it; no GPU is held twice, by the log or by processes;
          what was started is in the log, was there before it started, and was started once
     I11  every checkpoint is of the log that the newer ones are of
@@ -26,9 +26,12 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 import msgspec
+from msgspec.structs import astuple
 
 from horizon.core import events as ev
-from horizon.core.events import Stored
+from horizon.core.events import Recorded, Stored
+from horizon.core.evolve import evolve
+from horizon.core.state import State, digest
 from horizon.service.notefile import NoteFile
 from horizon.service.verify import Unsound, verify
 from horizon.store.note import VerifyKey
@@ -75,6 +78,13 @@ class Start(NamedTuple):
     """How many events were in the log then; 0 where nobody could look."""
 
 
+class Lived(NamedTuple):
+    """A state that a scheduler decided or answered from, as it was in its memory."""
+
+    position: int
+    digest: str
+
+
 @dataclass
 class Evidence:
     """What is left of a run."""
@@ -91,8 +101,7 @@ class Evidence:
     starts: list[Start] = field(default_factory=list)
     clashes: list[str] = field(default_factory=list)
     """Processes that found another one on their GPU, in the words of whoever saw it."""
-    live: list[str] = field(default_factory=list)
-    """Digests of states that were lived in, at the end of the log."""
+    lived: list[Lived] = field(default_factory=list)
 
 
 @dataclass
@@ -108,6 +117,8 @@ class Findings:
     epochs: int = 0
     signed: int = 0
     """Up to which position the log is signed."""
+    states: int = 0
+    """Of schedulers that were held against the fold."""
 
     @property
     def all(self) -> list[str]:
@@ -124,7 +135,8 @@ async def check(evidence: Evidence) -> Findings:
     except (StoreError, msgspec.MsgspecError) as error:
         findings.other.append(f"I5: the log cannot be read: {error}")
         return findings
-    await _verify(evidence, findings)
+    if await _verify(evidence, findings):
+        _check_lived(events, evidence.lived, findings)
     _check_positions(log, findings)
     _check_commands(events, evidence.tries, findings)
     _check_order(events, evidence.tries, findings)
@@ -136,17 +148,16 @@ async def check(evidence: Evidence) -> Findings:
     return findings
 
 
-async def _verify(evidence: Evidence, findings: Findings) -> None:
+async def _verify(evidence: Evidence, findings: Findings) -> bool:
     """What Horizon's own verifier says; everything else here is told from the events alone."""
     try:
         report = await verify(evidence.log, evidence.notes, evidence.keys, lambda done, total: None)
     except (Unsound, StoreError) as error:
         findings.other.append(f"I5, I6, I10 or I11: the log does not hold: {error}")
-        return
+        return False
     findings.events, findings.epochs, findings.signed = report.events, report.epoch, report.signed
-    findings.checks += 4 * report.events + report.in_table + report.in_files + len(evidence.live)
-    if any(live != report.digest for live in evidence.live):
-        findings.other.append("I9: folding the log does not give the state that was lived in")
+    findings.checks += 4 * report.events + report.in_table + report.in_files
+    return True
 
 
 Events = list[tuple[Stored, Any]]
@@ -269,6 +280,25 @@ def _check_followers(log: list[Stored], followed: list[list[tuple[int, bytes]]],
                 findings.other.append(f"I8: follower {number} saw {position} where {place} of the log is due")
                 break
         findings.checks += len(seen)
+
+
+# --- states that were lived in: I9 ---------------------------------------------------------------------
+
+
+def _check_lived(events: Events, lived: list[Lived], findings: Findings) -> None:
+    """Each is what all events up to its position fold to, from the first on and by no way of a snapshot."""
+    state = State()
+    for position, said in sorted(lived):
+        for stored, event in events[state.position : position]:
+            evolve(state, Recorded(*astuple(stored), event))
+        findings.checks += 1
+        findings.states += 1
+        if state.position != position:
+            findings.other.append(
+                f"I9: a scheduler lived at {position}, and the log ends at {state.position}"
+            )
+        elif digest(state) != said:
+            findings.other.append(f"I9: the log does not fold to what a scheduler lived in at {position}")
 
 
 # --- what is held and what runs: I10 -------------------------------------------------------------------

@@ -22,7 +22,7 @@ from horizon.service.keys import KeyFile
 from horizon.service.notefile import NoteFile
 from horizon.store.reader import LogReader
 from tests.cli.house import environment
-from tests.faults.checker import Evidence, Findings, Kind, Outcome, Start, Try, check
+from tests.faults.checker import Evidence, Findings, Kind, Lived, Outcome, Start, Try, check
 from tests.faults.server import Server
 
 TOKEN: Final = "a-token-for-tests"
@@ -120,6 +120,8 @@ class House:
         self.schedulers: list[Scheduler] = []
         self.tries: list[Try] = []
         self.followed: list[tuple[int, bytes]] = []
+        self.lived: list[Lived] = []
+        """The states of schedulers, as they were when they were asked."""
         self.troubles = 0
         """How often a client was told that something is wrong."""
         self._at_work: list[asyncio.Task[None]] = []
@@ -312,12 +314,39 @@ class House:
                 assert time.monotonic() < deadline, f"never came to rest: {self.last.said}"
                 await asyncio.sleep(0.05)
 
+    async def look_inside(self) -> None:
+        """Ask every scheduler what it has in memory: not what it folds for whoever asks about the past.
+
+        The leader comes first, for those that stand by are to have come as far.
+        """
+        async with self.client() as http:
+            for one in sorted(self.up, key=lambda one: not one.leads):
+                deadline = time.monotonic() + PATIENCE_S
+                while one.up and not await self._look_inside(http, one):
+                    assert time.monotonic() < deadline, f"it never says what it has in memory: {one.said}"
+                    await asyncio.sleep(0.05)
+
+    async def _look_inside(self, http: aiohttp.ClientSession, scheduler: Scheduler) -> bool:
+        known = max((one.position for one in self.lived), default=0)
+        path = f"/api/v1/state?digest=true&min_position={known}"
+        with suppress(aiohttp.ClientError, OSError, TimeoutError):
+            async with asyncio.timeout(ANSWER_S_MAX), http.get(f"{scheduler.url}{path}") as response:
+                if response.status == 200:
+                    said = msgspec.json.decode(await response.read())
+                    self.lived.append(Lived(said["position"], said["digest"]))
+                    return True
+        return False
+
     async def checked(self) -> Findings:
-        """Stop it cleanly, and look at what is left; everything must hold, and be signed to the end."""
+        """Look inside, stop it cleanly, and look at what is left: everything must hold, and be signed to the
+        end."""
+        before = len(self.lived)
+        await self.look_inside()
+        assert len(self.lived) > before, self.last.said
         await self.end(signal.SIGTERM)
         findings = await self.findings()
-        assert findings.all == []
-        assert findings.signed == findings.events
+        assert not findings.all, findings.all
+        assert findings.signed == findings.events, findings
         return findings
 
     async def findings(self) -> Findings:
@@ -334,6 +363,7 @@ class House:
                 followed=[self.followed],
                 starts=self.ran(),
                 clashes=_lines(self.directory / "clashes"),
+                lived=self.lived,
             )
             return await check(evidence)
         finally:

@@ -27,6 +27,7 @@ ROOT: Final = Path(__file__).parents[2]
 SIMULATION: Final = "tests/faults/test_simulation.py -k on_bad_days"
 ENGINE: Final = "tests/service/test_engine.py"
 STORE: Final = "tests/store/test_postgres.py"
+CRASHES: Final = "tests/faults/test_crashes.py"
 SAID_MAX: Final = 150
 """Characters of what a test says."""
 TEST_S_MAX: Final = 300.0
@@ -214,6 +215,28 @@ MUTANTS: Final = (
                 _ENGINE,
                 "            if ask.key is not None and ask.reply is not None\n",
                 "            if False\n",
+            ),
+        ),
+    ),
+    Mutant(
+        "the leader counts in memory what is in no log",
+        f"{CRASHES} -k in_memory",
+        (
+            Change(
+                _ENGINE,
+                "        except Rejected as refusal:\n",
+                "        except Rejected as refusal:\n            self.state.refusals.count += 1\n",
+            ),
+        ),
+    ),
+    Mutant(
+        "a snapshot leaves out what estimates were worth",
+        f"{CRASHES} -k in_memory",
+        (
+            Change(
+                "horizon/core/snapshot.py",
+                "    _file_shares(state)\n    at_rest",
+                "    _file_shares(state)\n    state.estimates = type(state.estimates)()\n    at_rest",
             ),
         ),
     ),

@@ -41,7 +41,7 @@ from horizon.service.leadership import Led, await_turn
 from horizon.service.notary import Distrust, Notary
 from horizon.service.standby import Standby
 from horizon.store.port import Candidate, Leader, StoreError, Unavailable
-from tests.faults.checker import Evidence, Findings, Kind, Outcome, Try, check
+from tests.faults.checker import Evidence, Findings, Kind, Lived, Outcome, Try, check
 from tests.faults.twins import (
     Agent,
     Clock,
@@ -189,7 +189,7 @@ class Day:
                 self.loop.carry_on(scheduler.process)
         await asyncio.gather(*clients)
         last = await self._until_quiet()
-        while not (live := await self._states(last)):
+        while not (lived := await self._states(last)):
             last = await self._until_quiet()
         watch.cancel()
         await last.stop()
@@ -200,7 +200,7 @@ class Day:
             leaders=self.database.led,
             starts=self.nodes.starts,
             clashes=self.nodes.clashes,
-            live=live,
+            lived=lived,
         )
         self.findings = await check(evidence)
         for scheduler in self.schedulers:
@@ -245,8 +245,8 @@ class Day:
                     return engine
             assert self.loop.time() < until, f"not quiet: {[_restless(engine) for engine in up]}"
 
-    async def _states(self, last: Engine) -> list[str]:
-        """Digests of what the leader and those that stand by have folded; none when it leads no more."""
+    async def _states(self, last: Engine) -> list[Lived]:
+        """What the leader and those that stand by have folded; none when it leads no more."""
         await asyncio.sleep(2 * POLL_S)
         if self.database.log.head.epoch != last.state.epoch:
             return []
@@ -257,7 +257,7 @@ class Day:
                     self._note("standby that followed to the end")
                     states.append(one.followed)
                 one.die()  # when the leader goes nobody shall follow it
-        return [digest(state) for state in states]
+        return [Lived(state.position, digest(state)) for state in states]
 
     # --- those who bring trouble --------------------------------------------------------------------------
 

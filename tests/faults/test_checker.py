@@ -14,7 +14,7 @@ from horizon.core import events as ev
 from horizon.store import codec
 from horizon.store.memory import Log
 from horizon.store.port import GENESIS_HASH, Head
-from tests.faults.checker import Evidence, Findings, Kind, Outcome, Start, Try, check
+from tests.faults.checker import Evidence, Findings, Kind, Lived, Outcome, Start, Try, check
 from tests.faults.simulation import Day
 from tests.faults.twins import TwinLog
 
@@ -151,7 +151,11 @@ def seen_and_not_there(forged: Forged) -> None:
 
 
 def another_state(forged: Forged) -> None:
-    forged.evidence.live.append("0" * 64)
+    forged.evidence.lived.append(Lived(len(forged.events), "0" * 64))
+
+
+def ahead_of_the_log(forged: Forged) -> None:
+    forged.evidence.lived.append(Lived(len(forged.events) + 1, "0" * 64))
 
 
 def held_twice(forged: Forged) -> None:
@@ -190,7 +194,8 @@ def signed_and_taken_away(forged: Forged) -> None:
         (out_of_order, "I7: "),
         (seen_twice, "I8: follower 0 saw 5 where 6"),
         (seen_and_not_there, "I8: "),
-        (another_state, "I9: "),
+        (another_state, "I9: the log does not fold to"),
+        (ahead_of_the_log, "I9: a scheduler lived at"),
         (held_twice, "and held by"),
         (never_scheduled, "I10: nobody.1 ran and was never scheduled"),
         (started_too_early, "was durable"),

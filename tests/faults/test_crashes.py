@@ -134,3 +134,18 @@ async def test_a_snapshot_whose_writer_is_killed_is_whole_or_none(house: House) 
         assert await house.start()
     await house.quiet()
     await house.checked()
+
+
+async def test_what_schedulers_have_in_memory_is_what_the_whole_log_folds_to(house: House) -> None:
+    assert await house.start()
+    leader, standby = house.last, house.begin("--standby")
+    assert await standby.until_up()
+    async with house.load():
+        await asyncio.sleep(0.3)
+        assert await house.snapshot() == 0
+        await leader.end()
+        assert await house.begin().until_up()  # from the snapshot on; the other one has folded all of it
+        await asyncio.sleep(0.3)
+    await house.quiet()
+    findings = await house.checked()
+    assert findings.states == 2
