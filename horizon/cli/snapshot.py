@@ -58,6 +58,10 @@ async def _snapshot(directory: Path) -> int:
             progress(0, head.position)
             begun = await nearest(reader, snapshots, head.position, head.log_id)
             state = await fold_log(reader, head, progress, begun)
-            path = snapshots.write(state, head.log_id, head.tip)
+            try:
+                path = snapshots.write(state, head.log_id, head.tip)
+            except OSError as error:
+                where = f"no snapshot can be written into {snapshots.directory}: {error.strerror}"
+                raise CliError(f"{where}; those that are there are as they were") from error
     click.echo(f"{path} holds the state as of {head.position:,} events")
     return exits.OK

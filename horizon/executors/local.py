@@ -569,13 +569,14 @@ def _make_directories(attempts: str) -> None:
 
 def _check_log(path: str, log_id: str) -> None:
     """A data directory is for the jobs of one log."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        known = Path(path).read_text()
-    except FileNotFoundError:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
-        os.write(fd, log_id.encode())
+        known = os.read(fd, keeper.STATUS_BYTES).decode("ascii", "replace")
+        if not known:  # it is new, or whoever was to write it was killed, or could not: nothing ran here yet
+            os.write(fd, log_id.encode())
+            return
+    finally:
         os.close(fd)
-        return
     if known != log_id:
         raise ExecutorError(
             "what runs here belongs to another log than the database has: choose another data directory, or "

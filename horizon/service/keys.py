@@ -35,7 +35,7 @@ class KeyFile:
                 f"the key in {self.path} signs for the log {key.public.name}, and this database holds "
                 f"{name}: use the database that belongs to it, or name another key with HORIZON_SIGNING_KEY"
             )
-        elif not self.public_path.exists():
+        elif not self._is_shown(key):  # whoever made it, or rotated to it, came no further
             self._write_public(key)
         return key
 
@@ -74,6 +74,12 @@ class KeyFile:
     def forget_outgoing(self) -> None:
         """The key before has handed over: nobody shall sign with it any more."""
         self._old_path.unlink(missing_ok=True)
+
+    def _is_shown(self, key: SigningKey) -> bool:
+        try:
+            return self.public_path.read_text().strip() == str(key.public)
+        except (OSError, UnicodeDecodeError):
+            return False
 
     def _read(self, path: Path) -> SigningKey | None:
         try:

@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.cli.house import fresh_directory
+from tests.faults import strace
 from tests.faults.checker import Findings
 from tests.faults.house import House, Scheduler, eventually
 from tests.faults.scheduler import POINTS
@@ -40,6 +41,9 @@ ANSWER_S: Final = "2"
 """How long Postgres may take for a statement."""
 DIES_S_MAX: Final = 10.0
 """So long a scheduler may take to come to the point where it is to be killed, before it is killed anyway."""
+CALLS: Final = ("openat", "write", "pwrite64", "fsync", "rename", "link", "unlink", "mkdir", "sendto")
+CALL_S_MAX: Final = 3.0
+"""So long it is waited for one that is to fail."""
 PARTITION: Final = 1_000
 """Events in one: so that many are made in a round."""
 ONCE: Final = ("first migration", "last migration")
@@ -63,6 +67,8 @@ class Round:
             self.kill_at_a_point, self.kill_at_a_point, self.kill_in_recovery, self.stand_still,
             self.stop_scheduler, self.stand_by, self.stand_by, self.set_clock, self.read_only, self.lock_head,
         ]  # fmt: skip
+        if not strace.why_not():
+            self._deeds += [self.fail_a_call] * 3
         if small:
             self._deeds += [self.fill_disk] * 6
 
@@ -174,6 +180,19 @@ class Round:
             await asyncio.sleep(0.02)
         self.faults[f"killed {point}" if not doomed.up else "scheduler killed"] += 1
         await doomed.end()
+
+    async def fail_a_call(self) -> None:
+        """Of a scheduler, or of those that keep its jobs."""
+        rng, out = self.rng, self.house.directory / "trace"
+        out.unlink(missing_ok=True)
+        name, nth, fault = rng.choice(CALLS), rng.randrange(1, 20), rng.choice((strace.EIO, strace.KILL))
+        command = strace.tracing(out, name, fault, nth)
+        with strace.traced(strace.family(self.one_up().process.pid), command):
+            until = time.monotonic() + CALL_S_MAX
+            while not strace.struck(out) and time.monotonic() < until:
+                await asyncio.sleep(0.02)
+        if strace.struck(out):
+            self.faults[f"{'killed in' if fault == strace.KILL else 'EIO of'} {name}"] += 1
 
     async def stop_scheduler(self) -> None:
         self.faults["scheduler stopped cleanly"] += 1

@@ -50,6 +50,7 @@ class Scheduler:
         with out.open("wb") as file:
             self.process = subprocess.Popen(
                 [
+                    *house.under,
                     *(sys.executable, "-m", "tests.faults.scheduler", "serve"),
                     *("--data-dir", str(house.data_dir), "--host", "127.0.0.1", "--port", "0"),
                     *("--simulate-gpus", "4xH100", *arguments),
@@ -117,6 +118,8 @@ class House:
         self.data_dir = directory / "data"
         self.dsn = dsn
         self.server = server
+        self.under: list[str] = []
+        """What schedulers and writers of snapshots are run under."""
         self.schedulers: list[Scheduler] = []
         self.tries: list[Try] = []
         self.followed: list[tuple[int, bytes]] = []
@@ -165,6 +168,7 @@ class House:
     async def snapshot(self, **env: str) -> int:
         """Have a snapshot written, as a scheduler does; the exit code of the process that does it."""
         process = await asyncio.create_subprocess_exec(
+            *self.under,
             *(sys.executable, "-m", "tests.faults.scheduler", "snapshot", "--data-dir", str(self.data_dir)),
             env=environment(self.data_dir, DATABASE_URL=self.dsn, **env),
         )
@@ -301,17 +305,15 @@ class House:
     async def quiet(self) -> None:
         """Wait until nothing waits that could run, and nothing runs."""
         deadline = time.monotonic() + PATIENCE_S
+        now: Any = None
         async with self.client() as http:
             while True:
                 with suppress(aiohttp.ClientError, OSError, KeyError, msgspec.DecodeError):
-                    gpus = (await self._look(http, "/gpus"))["gpus"]
-                    queue = (await self._look(http, "/queue"))["total"]
+                    now = await self._look(http, "/state")  # at once, for jobs go back and forth
                     held = (await self._look(http, "/jobs?state=queued&limit=1000"))["jobs"]
-                    if all(gpu["state"] == "free" for gpu in gpus) and queue <= sum(
-                        job["hold"] for job in held
-                    ):
+                    if not now["holding"] and now["queue"]["total"] <= sum(job["hold"] for job in held):
                         return
-                assert time.monotonic() < deadline, f"never came to rest: {self.last.said}"
+                assert time.monotonic() < deadline, f"never came to rest: {now}\n{self.last.said}"
                 await asyncio.sleep(0.05)
 
     async def look_inside(self) -> None:

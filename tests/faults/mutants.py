@@ -241,6 +241,22 @@ MUTANTS: Final = (
         ),
     ),
     Mutant(
+        "what a first start left behind that was cut off is of another log",
+        f"{ENGINE} -k cut_off",
+        (Change("horizon/executors/local.py", "        if not known:  #", "        if known is None:  #"),),
+    ),
+    Mutant(
+        "the public half of a key is left as it is",
+        "tests/service/test_notary.py -k cut_off_before",
+        (
+            Change(
+                "horizon/service/keys.py",
+                "        elif not self._is_shown(key):",
+                "        elif not self.public_path.exists():",
+            ),
+        ),
+    ),
+    Mutant(
         "a deposed leader is elected again",
         SIMULATION,
         (Change(_ENGINE, "await self._lead(again=True)", "await self._lead(again=False)"),),

@@ -3,6 +3,7 @@
     HORIZON_KILL_AT='after commit:3'   SIGKILL when this point is passed for the third time
     HORIZON_CLOCK=FILE                 the wall clock is ahead by as many seconds as stand in the file
     HORIZON_ANSWER_S=SECONDS           how long Postgres may take for a statement
+    HORIZON_SIGN_S=SECONDS             how long after a checkpoint the next one is due
 
 The program itself knows nothing of that: its functions are wrapped from outside.
 """
@@ -19,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from horizon.service import notary
 from horizon.store import postgres
 from horizon.store.migrate import migrations_dir
 
@@ -124,10 +126,13 @@ def main() -> None:
     name, _, passes = os.environ.pop("HORIZON_KILL_AT", "").partition(":")
     clock = os.environ.pop("HORIZON_CLOCK", "")
     answer_s = os.environ.pop("HORIZON_ANSWER_S", "")
+    sign_s = os.environ.pop("HORIZON_SIGN_S", "")
     if name:
         arm(name, int(passes or 1))
     if answer_s:
         postgres.ANSWER_S_MAX = float(answer_s)  # type: ignore[misc]
+    if sign_s:
+        notary.SIGN_S = float(sign_s)  # type: ignore[misc]
     if clock:
         follow_clock(Path(clock))
     from horizon.cli.main import main as horizon

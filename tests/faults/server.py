@@ -157,6 +157,7 @@ class Proxy:
         self.delay_s = 0.0
         """How long every message takes."""
         self.seen: Counter[str] = Counter()
+        self.port = 0
         self._upstream = ""
         self._server: asyncio.Server | None = None
         self._ways: set[_Way] = set()
@@ -165,7 +166,8 @@ class Proxy:
         """Listen; what connects is led to this socket. The port."""
         self._upstream = upstream
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        return int(self._server.sockets[0].getsockname()[1])
+        self.port = int(self._server.sockets[0].getsockname()[1])
+        return self.port
 
     async def close(self) -> None:
         if self._server is not None:

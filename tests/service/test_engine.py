@@ -651,6 +651,16 @@ async def test_a_data_directory_of_another_log_is_refused(start: Start) -> None:
         await start(Log())
 
 
+async def test_a_data_directory_whose_first_start_was_cut_off_is_for_the_log_of_the_next(
+    start: Start, tmp_path: Path
+) -> None:
+    (tmp_path / "attempts").mkdir()
+    (tmp_path / "attempts" / "log").touch()  # it was killed before it wrote which log it is for
+    await (await start(Log())).stop()
+    with pytest.raises(ExecutorError, match="belongs to another log"):
+        await start(Log())
+
+
 async def test_a_log_that_went_back_in_time_is_refused(start: Start) -> None:
     log = Log()
     backup = log.head

@@ -380,6 +380,15 @@ async def test_a_rotation_is_signed_by_both_keys_and_ends_the_old_one(house: Hou
     house.keys.rotate()
 
 
+async def test_a_rotation_that_was_cut_off_before_its_public_half_is_made_good(house: House) -> None:
+    await led(house)
+    before = house.keys.public_path.read_text()
+    new = house.keys.rotate()
+    house.keys.public_path.write_text(before)
+    await led(house)
+    assert str(house.keys.public()) == str(new)
+
+
 async def test_the_old_key_stays_until_it_has_handed_over(house: House) -> None:
     """A crash between the event that names the new key and the checkpoint under both."""
     await led(house)
