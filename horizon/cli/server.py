@@ -38,6 +38,7 @@ from horizon.service.notary import Distrust, Notary
 from horizon.service.notefile import NoteFile
 from horizon.service.snapshots import SnapshotKeeper
 from horizon.service.standby import Standby
+from horizon.service.transactions import TransactionWatch
 from horizon.store.embedded import EmbeddedPostgres
 from horizon.store.port import Candidate, Fenced, Leader, StoreError
 from horizon.store.postgres import PostgresStore
@@ -84,6 +85,7 @@ class Scheduler:
 
     engine: Engine
     standby: Standby | None = None
+    _store: PostgresStore
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -161,15 +163,16 @@ class Scheduler:
         turn = await await_turn(self.engine.store, home, waits)
         await self.engine.start(progress, turn)
         _spare_the_collector()
-        self._keep_snapshots()
+        self._watch()
 
     def _make_engine(self, home: str) -> Engine:
         settings, clock = self._settings, SystemClock()
         name = f"{socket.gethostname()}/{os.getpid()}"
         url = settings.advertise or reachable(settings.host, self.url)
         candidate = Candidate(home, name, url, settings.lease_ttl_s)
+        self._store = PostgresStore(self.dsn, candidate, [places.archive(settings.data_dir)])
         return Engine(
-            PostgresStore(self.dsn, candidate, [places.archive(settings.data_dir)]),
+            self._store,
             LocalExecutor(settings.data_dir, self.inventories),
             clock,
             Ids(clock),
@@ -203,7 +206,7 @@ class Scheduler:
                 await self.standby.run()
             except (StoreError, ExecutorError, Distrust) as error:
                 raise CliError(str(error)) from error
-            self._keep_snapshots()
+            self._watch()
             leads()
         return await self.engine.stopped
 
@@ -245,12 +248,15 @@ class Scheduler:
                     log.warning("the data directory is not let go yet, and used all the same", why=str(error))
             await asyncio.sleep(HOLD_AGAIN_S)
 
-    def _keep_snapshots(self) -> None:
+    def _watch(self) -> None:
+        """What is looked after while this scheduler leads."""
         command = (sys.executable, "-m", "horizon.cli.main", "--data-dir", str(self._settings.data_dir))
         environment = {**os.environ, "DATABASE_URL": self.dsn}
         keeper = SnapshotKeeper(self.engine, (*command, "snapshot"), environment)
-        self._parts.push_async_callback(keeper.stop)
-        keeper.start()
+        transactions = TransactionWatch(self.engine, self._store.open_transactions)
+        for one in (keeper, transactions):
+            self._parts.push_async_callback(one.stop)
+            one.start()
 
     async def stop(self) -> None:
         """Stop what was started, in the opposite order. Running jobs go on running."""

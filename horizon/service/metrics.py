@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from horizon.core.events import JobPreempted, Recorded
 
@@ -40,12 +40,21 @@ class EngineMetrics:
             registry=self.registry,
         )
 
+        self._oldest = Gauge(
+            "horizon_oldest_transaction_seconds",
+            "How long the oldest transaction that keeps vacuum from the log's database has been seen open",
+            registry=self.registry,
+        )
+
     def cycle(self, seconds: float, examined: int) -> None:
         self._cycles.observe(seconds)
         self._examined.inc(examined)
 
     def wait(self, wait_us: int) -> None:
         self._waits.observe(wait_us / 1e6)
+
+    def oldest_transaction(self, seconds: float) -> None:
+        self._oldest.set(seconds)
 
     def appended(self, recorded: tuple[Recorded, ...]) -> None:
         self._appends.inc()

@@ -117,6 +117,18 @@ class Archive(Struct, frozen=True):
     """Of that event; 0 before it has one."""
 
 
+class OpenTransaction(Struct, frozen=True):
+    """One of somebody else in the database that the log is in, which looks at the database as it was once."""
+
+    pid: int
+    """Of the process that Postgres has for whoever began it."""
+    application: str
+    user: str
+    horizon: str
+    """What it can still see begins with the transaction of this number: with the process, it tells it from
+    any other."""
+
+
 class StoreError(Exception):
     """The base of what a store may raise; the message says what to do."""
 

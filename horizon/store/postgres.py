@@ -35,6 +35,7 @@ from horizon.store.port import (
     Fenced,
     Head,
     Leader,
+    OpenTransaction,
     Signed,
     StoreError,
     Unavailable,
@@ -145,6 +146,16 @@ _SELECT_LEADER: Final = f"""
            CASE WHEN {_LEASE_ENDED} THEN 0
                 ELSE extract(epoch FROM lease_until - clock_timestamp()) END::float8 AS lease_left_s
     FROM log_head WHERE id = 1"""
+
+_OPEN: Final = """
+    SELECT pid, application_name, usename, coalesce(backend_xid, backend_xmin)::text
+    FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid() AND usename IS NOT NULL
+      AND coalesce(backend_xid, backend_xmin) IS NOT NULL
+      AND pid NOT IN (SELECT pid FROM pg_stat_progress_vacuum)
+    ORDER BY pid"""
+"""These columns everybody sees of every session. One that has read and only waits has neither of the two
+numbers, unless it is to see the same again or has written; without a user is autovacuum."""
 
 TROUBLE: Final = (
     OSError,
@@ -510,6 +521,12 @@ class PostgresStore:
 
     async def ping(self) -> None:
         await self._fetch("SELECT 1")
+
+    async def open_transactions(self) -> list[OpenTransaction]:
+        """Sessions that keep vacuum in this database from what was deleted since they began, for as long as
+        the number of one stays the same. Prepared transactions, replication slots and standbys with feedback
+        do that, too, and are not among them."""
+        return [OpenTransaction(*row) for row in await self._fetch(_OPEN)]
 
     async def _fetch(self, query: str, *arguments: object) -> list[Any]:
         if self._readers is None:

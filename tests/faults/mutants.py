@@ -257,6 +257,11 @@ MUTANTS: Final = (
         ),
     ),
     Mutant(
+        "nobody looks for transactions that stay open",
+        "tests/faults/test_postgres.py -k is_named",
+        (Change("horizon/cli/server.py", "for one in (keeper, transactions):", "for one in (keeper,):"),),
+    ),
+    Mutant(
         "a deposed leader is elected again",
         SIMULATION,
         (Change(_ENGINE, "await self._lead(again=True)", "await self._lead(again=False)"),),

@@ -4,6 +4,7 @@
     HORIZON_CLOCK=FILE                 the wall clock is ahead by as many seconds as stand in the file
     HORIZON_ANSWER_S=SECONDS           how long Postgres may take for a statement
     HORIZON_SIGN_S=SECONDS             how long after a checkpoint the next one is due
+    HORIZON_OPEN_S=SECONDS             how long a transaction of others may stay open unremarked
 
 The program itself knows nothing of that: its functions are wrapped from outside.
 """
@@ -20,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from horizon.service import notary
+from horizon.service import notary, transactions
 from horizon.store import postgres
 from horizon.store.migrate import migrations_dir
 
@@ -127,12 +128,16 @@ def main() -> None:
     clock = os.environ.pop("HORIZON_CLOCK", "")
     answer_s = os.environ.pop("HORIZON_ANSWER_S", "")
     sign_s = os.environ.pop("HORIZON_SIGN_S", "")
+    open_s = os.environ.pop("HORIZON_OPEN_S", "")
     if name:
         arm(name, int(passes or 1))
     if answer_s:
         postgres.ANSWER_S_MAX = float(answer_s)  # type: ignore[misc]
     if sign_s:
         notary.SIGN_S = float(sign_s)  # type: ignore[misc]
+    if open_s:
+        transactions.OPEN_S_MAX = float(open_s)  # type: ignore[misc]
+        transactions.LOOK_S = float(open_s) / 4  # type: ignore[misc]
     if clock:
         follow_clock(Path(clock))
     from horizon.cli.main import main as horizon

@@ -85,17 +85,19 @@ async def test_while_somebody_locks_the_head_nothing_is_lost(house: House, serve
     await house.checked()
 
 
-async def test_whoever_stays_in_a_transaction_that_reads_the_log_keeps_nobody_from_adding_to_it(
+async def test_whoever_stays_in_a_transaction_that_reads_the_log_is_named_and_keeps_nobody_from_adding_to_it(
     house: House, server: Server
 ) -> None:
     reading = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM events"
-    assert await house.start()
+    assert await house.start(HORIZON_OPEN_S="0.2")
     async with house.load(), server.transaction(house.dsn, reading):
         before = await server.position(house.dsn)
         await eventually(lambda: server.has_grown(before + 500, house.dsn), "500 more events")
+        await eventually(lambda: "stays open" in house.last.said, "a warning")
     await house.quiet()
     findings = await house.checked()
     assert findings.epochs == 1
+    assert house.last.said.count("stays open") == 1
 
 
 async def test_while_the_database_is_read_only_nothing_is_lost(house: House, server: Server) -> None:
