@@ -83,6 +83,7 @@ class Round:
                 house.look_after_clients()
                 if not house.up:
                     await self.start()
+            await self.be_two()
         await house.quiet()
         await house.look_inside()
         await house.end(signal.SIGTERM)
@@ -95,6 +96,16 @@ class Round:
         await eventually(
             lambda: self.house.start(*LEASE, HORIZON_CLOCK=clock, HORIZON_ANSWER_S=ANSWER_S), "a start"
         )
+
+    async def be_two(self) -> None:
+        """At the end one leads and another follows, so that both can be looked into."""
+        if len(self.house.up) == 1:
+            self._begin_standby()
+            await self.house.last.until_up()
+
+    def _begin_standby(self) -> None:
+        clock = self.house.set_clock(0)
+        self.house.begin("--standby", *LEASE, HORIZON_CLOCK=clock, HORIZON_ANSWER_S=ANSWER_S)
 
     def one_up(self) -> Scheduler:
         return self.rng.choice(self.house.up or [self.house.last])
@@ -208,8 +219,7 @@ class Round:
     async def stand_by(self) -> None:
         if len(self.house.up) == 1:
             self.faults["standby started"] += 1
-            clock = self.house.set_clock(0)
-            self.house.begin("--standby", *LEASE, HORIZON_CLOCK=clock, HORIZON_ANSWER_S=ANSWER_S)
+            self._begin_standby()
 
     async def set_clock(self) -> None:
         self.faults["clock set"] += 1
