@@ -56,10 +56,10 @@ def template(postgres: str) -> Iterator[str]:
 
     asyncio.run(make())
     yield _TEMPLATE
-    asyncio.run(_drop(postgres, _TEMPLATE))
+    asyncio.run(drop(postgres, _TEMPLATE))
 
 
-async def _drop(dsn: str, name: str) -> None:
+async def drop(dsn: str, name: str) -> None:
     admin = await asyncpg.connect(dsn)
     await admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
     await admin.close()
@@ -73,7 +73,7 @@ async def database(postgres: str, template: str) -> AsyncIterator[str]:
     await admin.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
     await admin.close()
     yield with_database(postgres, name)
-    await _drop(postgres, name)
+    await drop(postgres, name)
 
 
 @pytest.fixture

@@ -115,7 +115,7 @@ async def start_scheduler(dsn: str, data_dir: Path, spec: str, **parts: Any) -> 
     clock = parts.pop("clock", None) or SystemClock()
     engine = Engine(PostgresStore(dsn), LocalExecutor(data_dir, simulated(spec)), clock, Ids(clock), **parts)
     await engine.start()
-    runner = web.AppRunner(create_app(engine, token=TOKEN))
+    runner = web.AppRunner(create_app(engine, token=TOKEN, clock=clock))
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
