@@ -15,7 +15,7 @@ from msgspec.structs import astuple
 
 from horizon.core.policy import UNLIMITED, Policy
 from horizon.core.state import COST_PER_GPU, Booking, Job, Node, Share, State, gpu_state, node_state
-from horizon.core.words import moment
+from horizon.core.words import moment, text
 
 Facts = tuple[Any, ...]
 """The values of a thing, in the order of ``FIELDS``."""
@@ -153,24 +153,14 @@ def _change(subject: str, name: str, called: str, was: Facts | None, now: Facts 
     if now is None:
         yield Change(subject, name, "gone", fields, f"{called.strip()} is gone")
     elif was is None:
-        told = ", ".join(f"{_label(field)} {_text(new)}" for field, (_, new) in fields.items() if new)
+        told = ", ".join(f"{_label(field)} {text(new)}" for field, (_, new) in fields.items() if new)
         yield Change(subject, name, "new", fields, f"{called.strip()} is new: {told}")
     else:
         told = ", ".join(
-            f"{_label(field)} from {_text(old)} to {_text(new)}" for field, (old, new) in fields.items()
+            f"{_label(field)} from {text(old)} to {text(new)}" for field, (old, new) in fields.items()
         )
         yield Change(subject, name, "changed", fields, f"{called.strip()}: {told}")
 
 
 def _label(field: str) -> str:
     return field.replace("_", " ")
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {one}" for key, one in value.items()) or "none"
-    if isinstance(value, tuple):
-        return ", ".join(value) or "none"
-    return "none" if value is None else str(value)

@@ -610,17 +610,20 @@ def _share_set(state: State, event: ev.ShareSet) -> None:
         share = user_share(state, account, user_id)
     else:
         share = account_share(state, event.path)
+    state.replaced[state.position] = state.queue.weight(share.id)
     state.queue.set_weight(share.id, event.weight)
 
 
 def _quota_set(state: State, event: ev.QuotaSet) -> None:
     share = account_share(state, event.path)
+    state.replaced[state.position] = share.max_gpus, share.guaranteed_gpus
     state.guarantees += (event.guaranteed_gpus > 0) - (share.guaranteed_gpus > 0)
     share.max_gpus, share.guaranteed_gpus = event.max_gpus, event.guaranteed_gpus
 
 
 def _policy_set(state: State, event: ev.PolicySet) -> None:
     before, policy = state.policy, event.policy
+    state.replaced[state.position] = before
     state.policy, state.policy_version = policy, event.version
     if (before.half_life_s, before.charge_ahead_s) != (policy.half_life_s, policy.charge_ahead_s):
         state.queue.set_decay(

@@ -1,7 +1,8 @@
 """Every event as a sentence that a person understands: the log, read aloud.
 
-Jobs are named by their numbers and owners, so a sentence needs the state at its event, or any later one:
-neither of these ever changes.
+A sentence says what was true at its event, and goes on saying it: of the state, which may be any from the
+event on, it takes only what never changes: the numbers and owners of jobs, and what a setting took the place
+of.
 """
 
 from __future__ import annotations
@@ -13,20 +14,25 @@ from msgspec import UNSET
 
 from horizon.core import events as ev
 from horizon.core.model import Inventory, JobSpec
+from horizon.core.policy import UNLIMITED, Policy
 from horizon.core.state import SECOND_US, State
-from horizon.core.words import moment, span
+from horizon.core.words import moment, span, text
 
 _GPU_HOUR_US: Final = 3_600 * SECOND_US
 
 
 def sentence(state: State, recorded: ev.Recorded) -> str:
     """What happened, without a full stop. O(what it names)."""
+    setting = _SETTINGS.get(type(recorded.event))
+    if setting is not None:
+        return setting(recorded.event, recorded.actor, state.replaced.get(recorded.position))
     return told(state, recorded.event, recorded.actor)
 
 
 def told(state: State, event: ev.Event, actor: str) -> str:
-    """The same, of what may not be in the log."""
-    return _SENTENCES[type(event)](state, event, actor)
+    """The same, of what may not be in the log; of a setting without what it takes the place of."""
+    setting = _SETTINGS.get(type(event))
+    return setting(event, actor, None) if setting else _SENTENCES[type(event)](state, event, actor)
 
 
 # --- jobs ---------------------------------------------------------------------------------------------
@@ -43,10 +49,10 @@ def _job(state: State, id: str) -> str:
 
 
 def _other(state: State, id: str) -> str:
-    """``job 9 of bob (Urgent)``: whom another makes way for. The priority is that of today."""
+    """``job 9 of bob``: whom another makes way for. Its priority may have changed since."""
     job = state.jobs[id]
     what = f"task {job.array}_{job.index}" if job.array else f"job {job.number}"
-    return f"{what} of {job.spec.user_id} ({job.priority.value})"
+    return f"{what} of {job.spec.user_id}"
 
 
 def _because(reason: str) -> str:
@@ -233,19 +239,41 @@ def _booking_ended(state: State, event: ev.BookingEnded, actor: str) -> str:
 # --- shares, policy, the system -----------------------------------------------------------------------
 
 
-def _share_set(state: State, event: ev.ShareSet, actor: str) -> str:
+def _share_set(event: ev.ShareSet, actor: str, before: int | None) -> str:
     kind = "user" if event.user else "account"
-    return f"{kind} {event.path} was given weight {event.weight} by {actor}{_because(event.reason)}"
+    weight = f"weight {_instead(event.weight, before)}"
+    return f"{kind} {event.path} was given {weight} by {actor}{_because(event.reason)}"
 
 
-def _quota_set(state: State, event: ev.QuotaSet, actor: str) -> str:
-    most = "any number of GPUs" if event.max_gpus < 0 else f"{_count(event.max_gpus, 'GPU')} at most"
-    ours = f" and is guaranteed {event.guaranteed_gpus}" if event.guaranteed_gpus else ""
+def _instead(now: object, before: object | None) -> str:
+    """A value, and the one whose place it took, if that is known and was another."""
+    return text(now) if before in (None, now) else f"{text(now)} instead of {text(before)}"
+
+
+def _quota_set(event: ev.QuotaSet, actor: str, before: tuple[int, int] | None) -> str:
+    most_before, ours_before = (None, None) if before is None else before
+    most = _instead(_most(event.max_gpus), None if most_before is None else _most(most_before))
+    ours = ""
+    if event.guaranteed_gpus or ours_before:
+        ours = f" and is guaranteed {_instead(event.guaranteed_gpus, ours_before)}"
     return f"account {event.path} may hold {most}{ours}, as {actor} set{_because(event.reason)}"
 
 
-def _policy_set(state: State, event: ev.PolicySet, actor: str) -> str:
-    return f"the policy became version {event.version}, set by {event.by}{_because(event.reason)}"
+def _most(max_gpus: int) -> str:
+    return "any number of GPUs" if max_gpus == UNLIMITED else f"{_count(max_gpus, 'GPU')} at most"
+
+
+def _policy_set(event: ev.PolicySet, actor: str, before: Policy | None) -> str:
+    policy, version = event.policy, f"the policy became version {event.version}"
+    changed = ""
+    if before is not None:
+        differing = [
+            f"{name} {_instead(getattr(policy, name), getattr(before, name))}"
+            for name in policy.__struct_fields__
+            if getattr(policy, name) != getattr(before, name)
+        ]
+        changed = f" with {', '.join(differing)}" if differing else ", with what holds by default"
+    return f"{version}{changed}, set by {event.by}{_because(event.reason)}"
 
 
 def _leader_elected(state: State, event: ev.LeaderElected, actor: str) -> str:
@@ -314,11 +342,14 @@ _SENTENCES: Final[dict[type[ev.Event], Callable[[State, Any, str], str]]] = {
     ev.DeviceRecovered: _device_recovered,
     ev.BookingMade: _booking_made,
     ev.BookingEnded: _booking_ended,
-    ev.ShareSet: _share_set,
-    ev.QuotaSet: _quota_set,
-    ev.PolicySet: _policy_set,
     ev.LeaderElected: _leader_elected,
     ev.SigningKeySet: _signing_key_set,
     ev.PartitionArchived: _partition_archived,
     ev.CommandRefused: _command_refused,
 }
+_SETTINGS: Final[dict[type[ev.Event], Callable[[Any, str, Any], str]]] = {
+    ev.ShareSet: _share_set,
+    ev.QuotaSet: _quota_set,
+    ev.PolicySet: _policy_set,
+}
+"""Of what takes the place of something: told with that, where it is known."""

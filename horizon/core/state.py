@@ -367,6 +367,9 @@ class State(Struct, eq=False):
     policy: Policy = Policy()
     policy_version: int = 0
     """0 before the first was set: then the defaults of this program hold."""
+    replaced: dict[int, Policy | int | tuple[int, int]] = {}
+    """By the position of an event that set a policy, a weight or a quota: what it took the place of. It is
+    for telling the event; nothing is decided by it."""
 
     jobs: dict[str, Job] = {}
     numbered: list[Job] = []

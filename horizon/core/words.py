@@ -1,8 +1,9 @@
-"""Times in sentences. Imports nothing of weight, for the command line shows them the same way."""
+"""Times and settings in sentences. Imports nothing of weight: the command line shows them the same way."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 
 def moment(us: int) -> str:
@@ -18,3 +19,14 @@ def span(seconds: int) -> str:
     if seconds < 86_400:
         return f"{seconds // 3_600}h{seconds % 3_600 // 60:02}m"
     return f"{seconds // 86_400}d{seconds % 86_400 // 3_600:02}h"
+
+
+def text(value: Any) -> str:
+    """The value of a setting."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {one}" for key, one in value.items()) or "none"
+    if isinstance(value, tuple):
+        return ", ".join(value) or "none"
+    return "none" if value is None else str(value)

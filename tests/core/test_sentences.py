@@ -7,11 +7,15 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from horizon.core import commands as cmd
 from horizon.core import events as ev
+from horizon.core.evolve import evolve
 from horizon.core.model import Array, Exit, IndexRange, Inventory, Placement, Priority
 from horizon.core.policy import Policy
 from horizon.core.refused import OF_CONSEQUENCE
 from horizon.core.sentences import sentence
+from horizon.core.snapshot import dump, load
+from horizon.core.state import State
 from tests.core.spec import SECOND, T0, World, given, job_id, node, spec
 from tests.core.worlds import live
 
@@ -70,7 +74,7 @@ SENTENCES: list[tuple[ev.Event, str]] = [
     ),
     (
         ev.PreemptionRequested(job_id=J1, attempt=1, by=J2, reason="it has priority Urgent"),
-        "alice's job 1 (train) was asked to make way for job 2 of bob (Urgent): it has priority Urgent",
+        "alice's job 1 (train) was asked to make way for job 2 of bob: it has priority Urgent",
     ),
     (
         ev.AllocationOverdue(job_id=J1, attempt=1, until_us=AT),
@@ -83,11 +87,11 @@ SENTENCES: list[tuple[ev.Event, str]] = [
     ),
     (
         ev.JobPreempted(job_id=J1, attempt=1, by=J2, lost_gpu_us=2 * HOUR),
-        "alice's job 1 (train) was preempted by job 2 of bob (Urgent); 2.0 GPU-hours lost",
+        "alice's job 1 (train) was preempted by job 2 of bob; 2.0 GPU-hours lost",
     ),
     (
         ev.JobPreempted(job_id=J1, attempt=1, by=TASK, lost_gpu_us=90 * SECOND),
-        "alice's job 1 (train) was preempted by task 3_7 of carol (Normal); 1m30s of GPU time lost",
+        "alice's job 1 (train) was preempted by task 3_7 of carol; 1m30s of GPU time lost",
     ),
     (
         ev.JobRequeued(job_id=J1, cause=ev.RequeueCause.RETRY, reason="exit code 3", not_before_us=AT),
@@ -190,6 +194,65 @@ def test_whole_lives_are_told_with_what_is_known_at_their_end(seed: int) -> None
     made = live(seed).world
     told = [sentence(made.state, one) for one in made.log]
     assert all(one and not one.endswith(".") and "\n" not in one for one in told)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_was_told_of_an_event_is_told_of_it_for_ever(seed: int) -> None:
+    made = live(seed).world
+    state, then = State(), []
+    for one in made.log:
+        evolve(state, one)
+        then.append(sentence(state, one))
+    assert then == [sentence(made.state, one) for one in made.log]
+
+
+def test_a_priority_that_is_changed_later_changes_no_sentence_about_the_past() -> None:
+    made = world()
+    asked = ev.PreemptionRequested(job_id=J1, attempt=1, by=J2, reason="job 2 of bob has priority Urgent")
+    gone = ev.JobPreempted(job_id=J1, attempt=1, by=J2, lost_gpu_us=HOUR)
+    before = [said(asked, made), said(gone, made)]
+    made.when(cmd.Update(J2, priority=Priority.LOW))
+    assert [said(asked, made), said(gone, made)] == before
+
+
+def told(made: World) -> list[str]:
+    return [sentence(made.state, one) for one in made.log[-len(made.happened) :]]
+
+
+def test_a_policy_is_told_by_what_it_changed() -> None:
+    made = given().when(cmd.SetPolicy(Policy()))
+    assert told(made) == ["the policy became version 1, with what holds by default, set by owner"]
+    made.policy(min_runtime_s=0, strict=True, gpu_cost={"H100": 2_000})
+    assert told(made) == [
+        "the policy became version 2 with strict yes instead of no, gpu_cost H100 2000 instead of none, "
+        "min_runtime_s 0 instead of 60, set by owner"
+    ]
+    first, _ = made.log[-2:]
+    made.policy(min_runtime_s=5)
+    assert told(made) == ["the policy became version 3 with min_runtime_s 5 instead of 0, set by owner"]
+    assert sentence(made.state, first).startswith("the policy became version 1, with what")
+
+
+def test_a_weight_and_a_quota_are_told_by_what_they_changed() -> None:
+    made = given().when(cmd.SetShare("r/nlp", weight=3, max_gpus=8, guaranteed_gpus=4))
+    assert told(made) == [
+        "account r/nlp was given weight 3 instead of 1 by test",
+        "account r/nlp may hold 8 GPUs at most instead of any number of GPUs and is guaranteed 4 instead of "
+        "0, as test set",
+    ]
+    made.when(cmd.SetShare("r/nlp", weight=3, guaranteed_gpus=0, reason="budget"))
+    assert told(made) == [
+        "account r/nlp was given weight 3 by test: budget",
+        "account r/nlp may hold 8 GPUs at most and is guaranteed 0 instead of 4, as test set: budget",
+    ]
+
+
+def test_a_snapshot_keeps_what_settings_took_the_place_of() -> None:
+    made = given().policy(min_runtime_s=0).when(cmd.SetShare("r/nlp", weight=3, max_gpus=8))
+    parts = dump(made.state)
+    loaded = load(parts.contents, parts.columns, memoryview(b"".join(parts.records)))
+    assert loaded.replaced == made.state.replaced
+    assert [sentence(loaded, one) for one in made.log] == [sentence(made.state, one) for one in made.log]
 
 
 def test_no_cause_of_a_start_is_left_out() -> None:
