@@ -58,8 +58,9 @@ VERSIONS = {
     **dict.fromkeys(("JobSubmitted", *MOVES), 1),
     **dict.fromkeys(("JobHeld", "JobReleased", "JobUpdated", "NodeResumed", "DeviceRecovered"), 2),
     **dict.fromkeys(("BookingEnded", "ShareSet", "QuotaSet", "PolicySet", "LeaderElected"), 2),
+    "CommandRefused": 2,
     **dict.fromkeys(("NodeRegistered", "NodeChanged", "NodeLost", "NodeCordoned", "DeviceFailed"), 1),
-    **dict.fromkeys(("BookingMade", "SigningKeySet", "PartitionArchived", "CommandRefused"), 1),
+    **dict.fromkeys(("BookingMade", "SigningKeySet", "PartitionArchived"), 1),
 }
 """The types of events that this knows, each up to a version: it does not judge what it does not know."""
 OF_ARRAYS = ("JobHeld", "JobReleased", "JobUpdated", "JobFailed", "JobCancelled", "BlobsErased")

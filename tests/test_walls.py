@@ -310,9 +310,10 @@ GOLDEN: list[tuple[ev.Event, str]] = [
             detail="it has ended",
             by="owner",
             reason="x",
+            asked={"hold": True},
         ),
         f'{{"type":"CommandRefused","command":"Cancel","target":"job/{ID}","kind":"conflict",'
-        '"detail":"it has ended","by":"owner","reason":"x"}',
+        '"detail":"it has ended","by":"owner","reason":"x","asked":{"hold":true}}',
     ),
     (
         ev.SigningKeySet(key="horizon/00+0a0b0c0d+AQ==", by="scheduler"),

@@ -7,6 +7,7 @@ new type. Who did it is in the envelope; why, as far as they said, is the event'
 
 from __future__ import annotations
 
+import hashlib
 from enum import StrEnum
 from typing import Final, get_args
 
@@ -408,6 +409,10 @@ class SigningKeySet(Event, frozen=True):
         return "system"
 
 
+Asked = bool | int | str | tuple[str, ...] | dict[str, int]
+"""A value that someone asked for."""
+
+
 class CommandRefused(Event, frozen=True):
     """Someone asked for a change of what is another's, or everybody's, and it was refused: nothing changed.
 
@@ -424,15 +429,18 @@ class CommandRefused(Event, frozen=True):
     """What was answered."""
     by: str
     reason: str = ""
+    asked: dict[str, Asked] = {}
+    """What it would have set, field by field."""
 
     @property
     def stream(self) -> str:
         return "system"
 
     @property
-    def key(self) -> tuple[str, str, str, str]:
-        """Equal for refusals of the same."""
-        return self.by, self.command, self.target, self.kind
+    def key(self) -> tuple[str, str, str, str, str]:
+        """Equal for refusals of the same, asked for with the same words. Its size is bounded."""
+        said = hashlib.sha256(encode((self.asked, self.reason))).hexdigest()
+        return self.by, self.command, self.target, self.kind, said
 
 
 class PartitionArchived(Event, frozen=True):
@@ -510,6 +518,7 @@ SCHEMA_VERSIONS: Final[dict[str, int]] = dict.fromkeys((cls.__name__ for cls in 
     "QuotaSet": 2,
     "PolicySet": 2,
     "LeaderElected": 2,
+    "CommandRefused": 2,
 }
 """The version of each type that this program writes. It reads older ones, too (``core.upcast``), and refuses
 to fold a newer one."""

@@ -91,8 +91,12 @@ def _released(state: State, event: ev.JobReleased, actor: str) -> str:
 def _updated(state: State, event: ev.JobUpdated, actor: str) -> str:
     gets = [] if event.priority is UNSET else [f"priority {event.priority.value}"]
     if event.time_limit_s is not UNSET:
-        gets.append(f"a time limit of {span(event.time_limit_s)}" if event.time_limit_s else "no time limit")
+        gets.append(_time_limit(event.time_limit_s))
     return f"{_job(state, event.job_id)} was given {' and '.join(gets)} by {actor}{_because(event.reason)}"
+
+
+def _time_limit(seconds: int) -> str:
+    return f"a time limit of {span(seconds)}" if seconds else "no time limit"
 
 
 def _reserved(state: State, event: ev.JobReserved, actor: str) -> str:
@@ -309,8 +313,22 @@ _ASKS: Final = {
 def _command_refused(state: State, event: ev.CommandRefused, actor: str) -> str:
     kind, _, name = event.target.partition("/")
     target = _job(state, name) if kind == "job" else f"{kind} {name}" if name else f"the {kind}"
-    asked = f"{event.by} asked {_ASKS[event.command]} {target}{_because(event.reason)}"
+    asked = f"{event.by} asked {_ask(event, target)}{_because(event.reason)}"
     return f"{asked}; that was refused: {event.detail}"
+
+
+def _ask(event: ev.CommandRefused, target: str) -> str:
+    """What was asked for: ``to give job 7 priority Low and to hold it``, ``to cordon node a (drain yes)``."""
+    asked = event.asked
+    if event.command != "Update" or not asked:
+        fields = ", ".join(f"{name} {text(value)}" for name, value in asked.items())
+        return f"{_ASKS[event.command]} {target}" + (f" ({fields})" if fields else "")
+    gets = [f"priority {asked['priority']}"] if "priority" in asked else []
+    gets += [_time_limit(int(asked["time_limit_s"]))] if "time_limit_s" in asked else []  # type: ignore[arg-type]
+    wishes = [f"to give {target} {' and '.join(gets)}"] if gets else []
+    if "hold" in asked:
+        wishes.append(f"to {'hold' if asked['hold'] else 'release'} {'it' if gets else target}")
+    return " and ".join(wishes)
 
 
 _SENTENCES: Final[dict[type[ev.Event], Callable[[State, Any, str], str]]] = {

@@ -298,7 +298,7 @@ class Refusals(Struct):
     """The refused commands that the log has, so that it has none of them twice."""
 
     count: int = 0
-    seen: dict[tuple[str, str, str, str], int] = {}
+    seen: dict[tuple[str, str, str, str, str], int] = {}
     """By ``CommandRefused.key``: the version of the target's stream then; the oldest first."""
 
 

@@ -38,6 +38,7 @@ UPCASTERS: Final[Mapping[tuple[str, int], Callable[[Payload], Payload]]] = {
     ("QuotaSet", 1): gains(reason=""),
     ("PolicySet", 1): gains(reason=""),
     ("LeaderElected", 1): gains(decisions=0),
+    ("CommandRefused", 1): gains(asked={}),
 }
 """By type and version, the step to the next version: one for every version before that of today."""
 

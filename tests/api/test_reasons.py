@@ -91,6 +91,28 @@ async def test_a_change_that_was_refused_is_in_the_log_once(client: Client) -> N
     assert kept[0]["reason"] == "I need them"
 
 
+async def test_each_thing_that_was_asked_and_refused_is_in_the_log_with_why(client: Client) -> None:
+    await client.submit()
+    await client.scheduler.until("1", "Completed")
+    await client.scheduler.quiet()
+    since = client.scheduler.engine.state.position
+    for _ in range(2):
+        for body in ({"hold": True}, {"priority": "High"}, {"priority": "High", "reason": "be nice"}):
+            await client.ask("PATCH", "/jobs/1", body, status=409)
+    await client.ask("PUT", "/policy", {"strict": True}, headers={"If-Match": '"9"'}, status=412)
+    said = (await client.get(f"/events?after={since}"))["events"]
+    assert [(one["payload"].get("asked"), one["payload"].get("reason")) for one in said] == [
+        ({"hold": True}, None),
+        ({"priority": "High"}, None),
+        ({"priority": "High"}, "be nice"),
+        ({"strict": True}, None),
+    ]
+    assert said[2]["sentence"] == (
+        "owner asked to give alice's job 1 priority High: be nice; that was refused: "
+        "job 1 has already ended: Completed"
+    )
+
+
 async def test_who_is_made_anew_behind_another_change_is_not_refused(client: Client) -> None:
     fields = ({"min_runtime_s": number} for number in range(5))
     answers = await asyncio.gather(*(client.ask("PUT", "/policy", body) for body in fields))

@@ -5,12 +5,13 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
+from msgspec.structs import replace
 
 from horizon.core import commands as cmd
 from horizon.core import events as ev
 from horizon.core import limits
-from horizon.core.model import Inventory
-from horizon.core.policy import Policy
+from horizon.core.model import Inventory, Priority
+from horizon.core.policy import Order, Policy
 from horizon.core.refused import OF_CONSEQUENCE, kept
 from tests.core.spec import World, given, job_id
 
@@ -55,6 +56,40 @@ def test_the_same_is_kept_once_until_something_happens_to_it() -> None:
     world.check()
 
 
+def test_what_was_asked_is_in_the_log_and_another_wish_is_another_refusal() -> None:
+    world = ended()
+    asks: list[tuple[cmd.Command, dict[str, ev.Asked]]] = [
+        (cmd.Update(job_id(1), hold=True), {"hold": True}),
+        (cmd.Update(job_id(1), hold=False), {"hold": False}),
+        (cmd.Update(job_id(1), priority=Priority.HIGH), {"priority": "High"}),
+        (cmd.Update(job_id(1), priority=Priority.LOW), {"priority": "Low"}),
+        (cmd.Update(job_id(1), time_limit_s=3_600), {"time_limit_s": 3_600}),
+        (cmd.Update(job_id(1), time_limit_s=7_200, hold=True), {"time_limit_s": 7_200, "hold": True}),
+        (cmd.RecordArchive(3, 4, "", "", "", "log.jsonl", ""), {"first": 3, "last": 4, "file": "log.jsonl"}),
+    ]
+    for command, what in asks:
+        [event] = asked(world, command)
+        assert isinstance(event, ev.CommandRefused)
+        assert event.asked == what
+        assert asked(world, command) == []
+    assert [ev.decode(one.payload) for one in world.log] == [one.event for one in world.log]
+    world.check()
+
+
+def test_another_reason_for_the_same_wish_is_another_refusal() -> None:
+    world = ended()
+    for ask in (cmd.Requeue, cmd.Erase):
+        assert len(asked(world, ask(job_id(1)))) == 1
+        [event] = asked(world, ask(job_id(1), "be nice"))
+        assert isinstance(event, ev.CommandRefused)
+        assert event.reason == "be nice"
+        assert asked(world, ask(job_id(1), "be nice")) == []
+    stale = cmd.Update(job_id(2), hold=True, version=1)
+    assert len(asked(world, stale)) == 1
+    assert len(asked(world, replace(stale, reason="be nice"))) == 1
+    world.check()
+
+
 def test_another_asker_command_or_kind_of_no_is_another_refusal() -> None:
     world = ended()
     assert len(asked(world, cmd.Cancel(job_id(1)), "ann")) == 1
@@ -80,14 +115,22 @@ def test_what_is_of_no_consequence_is_not_kept(command: cmd.Command, actor: str)
 
 
 def test_a_stale_view_of_the_policy_is_kept() -> None:
-    [event] = asked(ended(), cmd.SetPolicy(Policy(), version=7))
+    [event] = asked(ended(), cmd.SetPolicy(Policy(strict=True, order=Order.FIFO), version=7))
     assert isinstance(event, ev.CommandRefused)
     assert (event.target, event.kind) == ("policy", "stale")
+    assert event.asked == {"order": "fifo", "strict": True}
 
 
 def test_every_command_of_consequence_says_why_it_is_asked() -> None:
     for command in OF_CONSEQUENCE:
         assert "reason" in command.__struct_fields__, command
+
+
+def test_no_field_that_is_kept_of_a_wish_is_one_that_could_hold_a_secret() -> None:
+    kept_fields = {name for fields in OF_CONSEQUENCE.values() for name in fields}
+    assert kept_fields & {"spec", "command", "script", "environment", "reason", "idempotency_key"} == set()
+    for command, fields in OF_CONSEQUENCE.items():
+        assert set(fields) <= set(command.__struct_fields__), command
 
 
 def test_what_is_remembered_is_bounded_and_the_oldest_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,8 +162,27 @@ SENTENCES: list[tuple[ev.Event, str]] = [
         "bob asked to cancel alice's job 1 (train): mine; that was refused: job 1 has ended",
     ),
     (
-        ev.CommandRefused(command="SetPolicy", target="policy", kind="stale", detail="read again", by="bob"),
-        "bob asked to change the policy; that was refused: read again",
+        ev.CommandRefused(
+            command="SetPolicy", target="policy", kind="stale", detail="read again", by="bob",
+            asked={"strict": True, "min_runtime_s": 7},
+        ),
+        "bob asked to change the policy (strict yes, min_runtime_s 7); that was refused: read again",
+    ),
+    *(
+        (
+            ev.CommandRefused(
+                command="Update", target=f"job/{J2}", kind="conflict", detail="no", by="ann", asked=asked
+            ),
+            f"ann asked {words}; that was refused: no",
+        )
+        for asked, words in (
+            ({}, "to change bob's job 2"),
+            ({"hold": True}, "to hold bob's job 2"),
+            ({"hold": False}, "to release bob's job 2"),
+            ({"priority": "High"}, "to give bob's job 2 priority High"),
+            ({"time_limit_s": 60, "hold": True}, "to give bob's job 2 a time limit of 1m00s and to hold it"),
+            ({"priority": "Low", "time_limit_s": 0}, "to give bob's job 2 priority Low and no time limit"),
+        )
     ),
 ]  # fmt: skip
 

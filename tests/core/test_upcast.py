@@ -49,6 +49,10 @@ OLD: dict[tuple[str, int], tuple[bytes, ev.Event]] = {
         b'{"type":"PolicySet","version":2,"policy":{"gpu_cost":{"H100":2000}},"by":"owner"}',
         ev.PolicySet(version=2, policy=Policy(gpu_cost={"H100": 2_000}), by="owner"),
     ),
+    ("CommandRefused", 1): (
+        b'{"type":"CommandRefused","command":"Update","target":"job/1","kind":"conflict","detail":"no","by":"owner"}',
+        ev.CommandRefused(command="Update", target="job/1", kind="conflict", detail="no", by="owner"),
+    ),
 }
 """Of each type and each version before that of today: bytes that were written, and what they are now."""
 
