@@ -97,22 +97,8 @@ class Context:
     # --- jobs -----------------------------------------------------------------------------------------
 
     def find_job(self, id: str) -> Job:
-        """By id (a UUID, in any case), by number, or a task by its array's number and its index: 12_7."""
-        state = self.state
-        job = state.jobs.get(id)
-        if job is not None:
-            return job
-        if _NUMBER.fullmatch(id):
-            job = state.job_numbered(int(id))
-        elif task := _TASK.fullmatch(id):
-            job = _task(state, int(task[1]), int(task[2]))
-        elif _UUID.fullmatch(id.lower()):
-            job = state.jobs.get(id.lower())
-        else:
-            raise malformed(
-                f"{clipped(id)!r} is no job: give its id (a UUID), its number, or for a task of an array its "
-                "array's number and its index, such as 12_7"
-            )
+        """The job that is called so. Raises ``Problem``."""
+        job = job_called(self.state, id)
         if job is None:
             raise not_found(f"there is no job {id}")
         return job
@@ -169,6 +155,26 @@ class Context:
             weight=weight,
             size_bytes=len(body),
         )
+
+
+def job_called(state: State, id: str) -> Job | None:
+    """By id (a UUID, in any case), by number, or a task by its array's number and its index: 12_7.
+
+    Raises ``Problem`` for what can be none of these.
+    """
+    job = state.jobs.get(id)
+    if job is not None:
+        return job
+    if _NUMBER.fullmatch(id):
+        return state.job_numbered(int(id))
+    if task := _TASK.fullmatch(id):
+        return _task(state, int(task[1]), int(task[2]))
+    if _UUID.fullmatch(id.lower()):
+        return state.jobs.get(id.lower())
+    raise malformed(
+        f"{clipped(id)!r} is no job: give its id (a UUID), its number, or for a task of an array its "
+        "array's number and its index, such as 12_7"
+    )
 
 
 def _task(state: State, number: int, index: int) -> Job | None:

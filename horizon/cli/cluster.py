@@ -1,9 +1,9 @@
-"""``queue``, ``nodes``, ``gpus`` and ``events``: the cluster, what of it takes work, and its log."""
+"""``queue``, ``nodes`` and ``gpus``: the cluster, and what of it takes work."""
 
 from __future__ import annotations
 
 import json
-from typing import Any, Final
+from typing import Any
 
 import click
 
@@ -11,10 +11,6 @@ from horizon.cli.client import Client, Query, segment
 from horizon.cli.output import Column, json_option, print_json, print_table, show_time, since
 from horizon.cli.session import client_of, for_each, name_of, the_one
 from horizon.cli.values import DURATION, MOMENT, at_option, reason_option
-
-PAGE_EVENTS_MAX: Final = 10_000
-PAYLOAD_SHOWN: Final = 160
-"""Characters of a payload in a table; --json has all of it."""
 
 
 @click.command(short_help="Show who waits, in the order of starting.")
@@ -269,84 +265,3 @@ def _change_gpu(
         return client.change("POST", f"/api/v1/gpus/{segment(uuid)}/{verb}", body, query=query)
 
     return for_each(ctx, (prefix,), change, lambda gpu: f"{gpu['uuid']} is {gpu['state']}", as_json)
-
-
-# --- the log ------------------------------------------------------------------------------------------
-
-
-@click.command(short_help="Print the log of events, in sentences.")
-@click.option("--job", metavar="JOB", help="Only of this job.")
-@click.option("--actor", metavar="NAME", help="Only what this one asked for or reported.")
-@click.option("--type", "types", multiple=True, metavar="TYPE", help="Only of this type: CommandRefused.")
-@click.option("--since", type=MOMENT, metavar="TIME", help="Recorded then or later: 2030-01-31T08:00, -2h.")
-@click.option("--until", type=MOMENT, metavar="TIME", help="Recorded then or before.")
-@click.option("--after", type=click.IntRange(0), metavar="N", help="Only after this position.  [0]")
-@click.option(
-    "--limit", type=click.IntRange(1), default=100, show_default=True, metavar="N", help="At most this many."
-)
-@click.option("--raw", is_flag=True, help="What is stored, instead of a sentence about it.")
-@json_option
-@click.pass_context
-def events(
-    ctx: click.Context,
-    job: str | None,
-    actor: str | None,
-    types: tuple[str, ...],
-    since: str | None,
-    until: str | None,
-    after: int | None,
-    limit: int,
-    raw: bool,
-    as_json: bool,
-) -> None:
-    """Print events of the log, the oldest first, each in a sentence: all of them, or those asked for."""
-    query: Query = {"job": job, "actor": actor, "type": list(types), "since": since, "until": until}
-    page = _log(client_of(ctx), query, after or 0, limit)
-    if as_json:
-        print_json(page)
-        return
-    titles = _RAW if raw else _TOLD
-    columns = [Column(title, right=title == "POSITION", wide=title == titles[-1]) for title in titles]
-    print_table(columns, map(_raw_row if raw else _told_row, page["events"]), "no such events")
-    if page["next_after"] < page["head"]:
-        more = f"--after {page['next_after']} shows what follows"
-        click.echo(f"the log goes on to {page['head']}; {more}", err=True)
-
-
-_TOLD: Final = ("POSITION", "RECORDED", "ACTOR", "WHAT")
-_RAW: Final = ("POSITION", "RECORDED", "TYPE", "STREAM", "ACTOR", "PAYLOAD")
-
-
-def _log(client: Client, query: Query, after: int, limit: int) -> dict[str, Any]:
-    """A piece of the log, in as many requests as it takes."""
-    found: list[Any] = []
-    while True:
-        size = min(limit - len(found), PAGE_EVENTS_MAX)
-        body = client.get("/api/v1/events", {**query, "after": after, "limit": size})
-        page: dict[str, Any] = json.loads(body)
-        found += page["events"]
-        after = page["next_after"]
-        if len(found) >= limit or after >= page["head"]:
-            return {**page, "events": found}
-
-
-def _told_row(event: dict[str, Any]) -> tuple[Any, ...]:
-    return (
-        event["position"],
-        show_time(event["recorded_at"], "milliseconds"),
-        event["actor"],
-        event["sentence"],
-    )
-
-
-def _raw_row(event: dict[str, Any]) -> tuple[Any, ...]:
-    payload = {name: value for name, value in event["payload"].items() if name not in ("type", "job_id")}
-    text = json.dumps(payload, ensure_ascii=False, separators=(",", ":")) if payload else ""
-    return (
-        event["position"],
-        show_time(event["recorded_at"], "milliseconds"),
-        event["type"],
-        event["stream"],
-        event["actor"],
-        text if len(text) <= PAYLOAD_SHOWN else text[: PAYLOAD_SHOWN - 1] + "…",
-    )

@@ -55,7 +55,7 @@ SECTIONS: Final[dict[str, dict[str, Place]]] = {
         "bookings": Place("bookings", "List bookings; `bookings make` keeps nodes free for a time."),
         "shares": Place("shares", "Show the share tree; `shares set` changes weights and bounds."),
         "policy": Place("policy", "Show how Horizon decides; `policy set` changes it."),
-        "events": Place("cluster", "Print the log of events, in sentences."),
+        "events": Place("events", "Print the log of events, in sentences."),
         "simulate": Place(
             "simulate", "Run a trace of a real cluster, or the log once more, through the scheduler."
         ),

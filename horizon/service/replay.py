@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import NamedTuple
 
-from horizon.core.events import Stored
+from horizon.core.events import Recorded, Stored
 from horizon.core.state import State
 from horizon.service.verify import CheckedFold, Progress, StoredEvents, Unsound
 
@@ -53,3 +53,20 @@ async def replay(
         raise Unsound(fold.state.position + 1, "it is missing")
     for moment, look in open_looks:
         look(fold.state, moment.now_us(fold.state))
+
+
+async def checked(
+    log: StoredEvents, end: int, progress: Progress
+) -> AsyncGenerator[tuple[State, Recorded], None]:
+    """The events of a log of so many, each with the state as of it, which goes on afterwards.
+
+    Every event is checked, but for signatures. Raises ``Unsound``, ``StoreError``.
+    """
+    fold = CheckedFold()
+    async for chunk in log.stored(0, end):
+        for stored in chunk:
+            recorded = fold.take(stored)
+            yield fold.state, recorded
+        progress(fold.state.position, end)
+    if fold.state.position < end:
+        raise Unsound(fold.state.position + 1, "it is missing")

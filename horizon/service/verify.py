@@ -155,8 +155,8 @@ class CheckedFold:
         self.tip = GENESIS_HASH
         self.decisions = decisions
 
-    def take(self, stored: Stored) -> None:
-        """The next event. Raises ``Unsound`` when it cannot be that."""
+    def take(self, stored: Stored) -> Recorded:
+        """The next event, as what it says. Raises ``Unsound`` when it cannot be that."""
         position = self.state.position + 1
         try:
             codec.check_link(stored, position, self.tip)
@@ -175,6 +175,7 @@ class CheckedFold:
         except Exception as error:
             raise Unsound(position, f"it cannot be folded: {type(error).__name__}: {error}") from error
         self.tip = stored.hash
+        return recorded
 
 
 def _said(note: str, where: str) -> Said:
