@@ -25,11 +25,19 @@ class Tampered(NamedTuple):
     dsn: str
     admin: asyncpg.Connection[Any]
     home: Path
+    last: str
+    """The id of the job that had the cluster to itself."""
 
     async def event(self, type: str, at: int = 0) -> tuple[int, dict[str, Any]]:
         """The position and the payload of one of these events."""
         query = "SELECT position, payload FROM events WHERE type = $1 ORDER BY position OFFSET $2"
         row = await self.admin.fetchrow(query, type, at)
+        return row["position"], json.loads(row["payload"])
+
+    async def start_of_the_last(self) -> tuple[int, dict[str, Any]]:
+        """The same of what gave that job its place."""
+        query = "SELECT position, payload FROM events WHERE type = 'JobScheduled' AND stream = $1"
+        (row,) = await self.admin.fetch(query, f"job/{self.last}")
         return row["position"], json.loads(row["payload"])
 
     async def change(self, position: int, payload: dict[str, Any]) -> None:
@@ -60,7 +68,9 @@ async def log(database: str, admin: asyncpg.Connection[Any], tmp_path: Path) -> 
     for gpus in (1, 2, 1):
         await scheduler.submit(gpu_count=gpus, time_limit_s=60)
     await scheduler.eventually(lambda: scheduler.engine.state.jobs[low["id"]].preempted > 0, "a preemption")
-    await scheduler.cancel(low["id"])
+    await scheduler.cancel(low["id"])  # which may run again by now
+    jobs = scheduler.engine.state.jobs.values()
+    await scheduler.eventually(lambda: all(job.state.ended for job in jobs), "the end of all jobs")
     await scheduler.quiet()
     await scheduler.stop()
     scheduler = await start_scheduler(database, tmp_path, "2xH100")
@@ -70,7 +80,7 @@ async def log(database: str, admin: asyncpg.Connection[Any], tmp_path: Path) -> 
     await scheduler.stop()
     for table in ("events", "events_000000", "log_head"):
         await admin.execute(f"ALTER TABLE {table} DISABLE TRIGGER ALL")
-    return Tampered(database, admin, tmp_path)
+    return Tampered(database, admin, tmp_path, last["id"])
 
 
 async def test_a_placement_that_was_changed_is_found_though_its_log_holds(log: Tampered) -> None:
@@ -82,7 +92,7 @@ async def test_a_placement_that_was_changed_is_found_though_its_log_holds(log: T
     assert done.returncode == 0, done.stderr
     assert re.search(r"decisions \d+ cycles run again, all of them as recorded", done.stdout)
 
-    (position, last) = await log.event("JobScheduled", at=4)
+    (position, last) = await log.start_of_the_last()
     (first,) = last["allocation"]
     taken = first["gpu_ids"]
     devices = json.loads(
