@@ -392,7 +392,7 @@ def _cordon_node(state: State, c: cmd.CordonNode, given: Given) -> Events:
     node = _node(state, c.name)
     if c.deadline_us and not c.drain:
         raise Rejected(Refusal.INVALID, "only a drain has a deadline", "/deadline_at")
-    asked = (True, c.drain, c.deadline_us, c.reason)
+    asked = (True, c.drain, c.deadline_us, c.reason or node.cordon_reason)  # no reason takes none back
     if (node.cordoned, node.draining, node.drain_by_us, node.cordon_reason) == asked:
         return ()
     return (
@@ -417,7 +417,7 @@ def _node(state: State, name: str) -> Node:
 
 def _fail_device(state: State, c: cmd.FailDevice, given: Given) -> Events:
     node, known = _node_of(state, c.device), state.devices.failed.get(c.device)
-    said = known is not None and known.by != EXECUTOR and known.reason == c.reason
+    said = known is not None and known.by != EXECUTOR and c.reason in ("", known.reason)
     if said or (known is not None and given.actor == EXECUTOR):
         return ()  # what a person said of it is not for the executor to say anew
     return (ev.DeviceFailed(node=node, device=c.device, by=given.actor, reason=c.reason),)

@@ -10,6 +10,7 @@ from horizon.core import commands as cmd
 from horizon.core import events as ev
 from horizon.core.explain import explainer
 from horizon.core.model import EXECUTOR, Exit, JobState
+from horizon.core.state import Fault
 from tests.core.spec import BAD, SECOND, World, given, job_id, node
 
 TERMINATED = Exit(signal=15)
@@ -246,6 +247,16 @@ def test_what_a_person_said_of_a_device_is_not_taken_back_by_the_executor() -> N
     world.when(cmd.FailDevice("GPU-node-1-0", "too hot"), actor="executor").then_nothing()
     world.when(cmd.RecoverDevice("GPU-node-1-0"), actor="ann").then(ev.DeviceRecovered)
     world.check()
+
+
+def test_what_is_asked_again_without_a_reason_is_no_news_and_keeps_the_reason() -> None:
+    world = given().when(cmd.FailDevice("GPU-node-1-0", "smells"), "ann").then(ev.DeviceFailed)
+    world.when(cmd.FailDevice("GPU-node-1-0"), "bob").then_nothing()
+    assert world.state.devices.failed["GPU-node-1-0"] == Fault("ann", "smells")
+    world.when(cmd.FailDevice("GPU-node-1-0", "it burns"), "bob").then(ev.DeviceFailed)
+    world.when(cmd.CordonNode("node-1", "new fans")).then(ev.NodeCordoned)
+    world.when(cmd.CordonNode("node-1")).then_nothing()
+    world.when(cmd.CordonNode("node-1", drain=True)).then(ev.NodeCordoned)
 
 
 def test_what_a_person_says_of_a_device_stands_though_the_executor_said_the_same() -> None:
