@@ -135,10 +135,13 @@ async def _verify(directory: Path, files: list[Path], keys: list[VerifyKey], wit
     from horizon.cli.database import log_reader, progress_printer
     from horizon.service.notefile import NoteFile
     from horizon.service.verify import Decisions, Unsound, verify
+    from horizon.store.guards import what_to_do
 
     decisions = Decisions() if with_decisions else None
     progress = progress_printer("checking the log")
     async with log_reader(directory) as reader:
+        if unguarded := await reader.unguarded():
+            click.echo(f"warning: {what_to_do(unguarded)}", err=True)
         away = (await reader.archives()).away()
         if away:
             if with_decisions:

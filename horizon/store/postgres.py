@@ -20,7 +20,7 @@ import structlog
 from msgspec.structs import astuple
 
 from horizon.core.events import Recorded, Stored
-from horizon.store import codec
+from horizon.store import codec, guards
 from horizon.store.archive import Archives
 from horizon.store.feed import TURN_EVENTS, fed, is_long
 from horizon.store.fitness import POOLER_HINT, check_server, check_sessions
@@ -200,14 +200,10 @@ class PostgresStore:
             if await current_revision(owner) != SCHEMA_REVISION:
                 await _migrate(self._dsn, owner)
             await _check_schema(owner)
-            self._as_owner = not await owner.fetchval(
-                """SELECT count(*) FROM pg_roles
-                   WHERE rolname = 'horizon_writer' AND pg_has_role(oid, 'MEMBER')"""
-            )
-            if self._as_owner:
-                log.warning(
-                    "the scheduler writes as the owner of the log: the role horizon_writer is not there"
-                )
+            why = await _why_as_owner(owner)
+            self._as_owner = bool(why)
+            if why:
+                log.warning(f"the scheduler writes as the owner of the log: {why}")
             await self._check_sessions(owner)
             head = head_of(await owner.fetchrow(SELECT_HEAD))
         finally:
@@ -599,24 +595,22 @@ async def _migrate(dsn: str, connection: asyncpg.Connection[Any]) -> None:
 
 async def _check_schema(connection: asyncpg.Connection[Any]) -> None:
     """That the log is still protected: someone may have dropped a trigger."""
-    unprotected = await connection.fetch(
-        """WITH append_only AS (
-               SELECT unnest(ARRAY['events', 'answers', 'checkpoints', 'archives']::regclass[]) AS relation
-               UNION ALL SELECT inhrelid FROM pg_inherits WHERE inhparent = 'events'::regclass),
-           guards (relation, name) AS (
-               SELECT relation, unnest(ARRAY['refuse_change', 'refuse_truncate']) FROM append_only
-               UNION ALL VALUES ('blobs'::regclass, 'refuse_truncate'),
-                                ('log_head', 'refuse_truncate'), ('log_head', 'refuse_delete'))
-           SELECT DISTINCT relation::text FROM guards g
-           WHERE NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = g.relation AND t.tgname = g.name
-                                                        AND t.tgenabled = 'A')
-           ORDER BY 1"""
+    unguarded = await guards.missing(connection.fetch)
+    if unguarded:
+        raise Unavailable(guards.what_to_do(unguarded))
+
+
+async def _why_as_owner(connection: asyncpg.Connection[Any]) -> str:
+    """Why the scheduler cannot write as the role that may insert and no more; empty when it can."""
+    is_member, user = await connection.fetchrow(
+        """SELECT (SELECT pg_has_role(oid, 'MEMBER') FROM pg_roles WHERE rolname = 'horizon_writer'),
+                  quote_ident(current_user)"""
     )
-    if unprotected:
-        names = ", ".join(row["relation"] for row in unprotected)
-        raise Unavailable(
-            f"the log is not protected against change: triggers are missing or disabled on {names}"
-        )
+    if is_member is None:
+        return "the role horizon_writer is not there"
+    if is_member:
+        return ""
+    return f"{user} is no member of the role horizon_writer: as a superuser, GRANT horizon_writer TO {user}"
 
 
 def _note_taken(reading: asyncio.Task[Any]) -> None:

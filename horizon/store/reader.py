@@ -13,9 +13,10 @@ from typing import Any, Final
 import asyncpg
 
 from horizon.core.events import Recorded, Stored
-from horizon.store import codec
+from horizon.store import codec, guards
 from horizon.store.archive import Archives
 from horizon.store.feed import fed, is_long
+from horizon.store.guards import Guard
 from horizon.store.migrate import SCHEMA_REVISION, current_revision
 from horizon.store.port import GENESIS_HASH, Archive, Head, Signed, Unavailable
 from horizon.store.postgres import (
@@ -137,6 +138,10 @@ class LogReader:
             return archive.tip
         found = [one async for one in self.hashes(position - 1, position)]
         return found[0] if found else GENESIS_HASH
+
+    async def unguarded(self) -> list[Guard]:
+        """The triggers that do not guard the log any more."""
+        return await guards.missing(self.fetch)
 
     async def archives(self) -> Archives:
         """The partitions that are in files and not in the table any more."""

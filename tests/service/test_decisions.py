@@ -90,6 +90,10 @@ async def test_a_placement_that_was_changed_is_found_though_its_log_holds(log: T
     assert decisions.rerun.cycles >= 5
     done = log.told()
     assert done.returncode == 0, done.stderr
+    assert (
+        "warning: the log is not protected against change: triggers are missing or disabled on "
+        in done.stderr
+    )
     assert re.search(r"decisions \d+ cycles run again, all of them as recorded", done.stdout)
 
     (position, last) = await log.start_of_the_last()

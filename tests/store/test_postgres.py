@@ -29,6 +29,7 @@ from horizon.store.port import (
 )
 from horizon.store.postgres import PostgresStore, _classify
 from tests.store.contract import Connect, StoreContract, drafts
+from tests.store.test_fitness import warnings_of
 
 
 @pytest.fixture
@@ -160,6 +161,24 @@ async def test_an_auditor_sees_no_secret_and_changes_nothing(
         await auditor.execute(statement)
 
 
+async def test_who_is_no_member_of_the_writer_role_is_told_that_and_not_that_there_is_none(
+    postgres: str, admin: asyncpg.Connection[Any]
+) -> None:
+    await admin.execute("CREATE ROLE horizon_outsider LOGIN")
+    await admin.execute("CREATE DATABASE horizon_outside OWNER horizon_outsider")
+    dsn = re.sub(r"//[^/]*/[^?]*", "//horizon_outsider@/horizon_outside", postgres, count=1)
+    try:
+        assert await warnings_of(dsn) == (
+            "the scheduler writes as the owner of the log: horizon_outsider is no member of the role "
+            "horizon_writer: as a superuser, GRANT horizon_writer TO horizon_outsider"
+        )
+        await admin.execute("GRANT horizon_writer TO horizon_outsider")
+        assert await warnings_of(dsn) == ""
+    finally:
+        await admin.execute("DROP DATABASE horizon_outside WITH (FORCE)")
+        await admin.execute("DROP ROLE horizon_outsider")
+
+
 async def test_the_scheduler_writes_as_the_writer_role(
     connect: Connect, admin: asyncpg.Connection[Any]
 ) -> None:
@@ -175,19 +194,25 @@ async def test_the_scheduler_writes_as_the_writer_role(
         "DROP TRIGGER refuse_truncate ON events_000000",
         "DROP TRIGGER refuse_change ON answers",
         "DROP TRIGGER refuse_change ON archives",
+        "DROP TRIGGER refuse_change ON events",
+        "ALTER TABLE events DISABLE TRIGGER ALL",
         "ALTER TABLE checkpoints DISABLE TRIGGER refuse_change",
         "ALTER TABLE events_000001 ENABLE TRIGGER refuse_truncate",  # which a replica's session goes past
         "DROP TRIGGER refuse_truncate ON blobs",
         "DROP TRIGGER refuse_delete ON log_head",
     ],
 )
-async def test_a_missing_trigger_is_noticed_at_start(
+async def test_a_missing_trigger_is_noticed_at_start_and_what_is_said_to_do_puts_it_back(
     connect: Connect, admin: asyncpg.Connection[Any], statement: str
 ) -> None:
     await admin.execute(statement)
     table = statement.replace("ALTER TABLE ", "ON ").partition("ON ")[2].split()[0]
-    with pytest.raises(Unavailable, match=rf"not protected against change.* {table}$"):
+    with pytest.raises(Unavailable, match=rf"not protected against change.* {table}[.,]") as refused:
         await connect()
+    await admin.execute(str(refused.value).partition("To put them back, as the owner: ")[2])
+    await connect()
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="append-only"):
+        await admin.execute(f"TRUNCATE {table}")
 
 
 # --- what was changed all the same is found -----------------------------------------------------------
