@@ -41,7 +41,7 @@ async def current_revision(connection: asyncpg.Connection[Any]) -> str | None:
 
 
 async def migrate(dsn: str) -> None:
-    """Apply what is missing, each revision in one transaction."""
+    """Apply what is missing, all of it in one transaction."""
     from alembic import command  # slow to import, and needed only when there is something to do
     from alembic.config import Config
     from sqlalchemy.ext.asyncio import create_async_engine

@@ -31,7 +31,7 @@ from tests.cli.house import fresh_directory
 from tests.faults import strace
 from tests.faults.checker import Findings
 from tests.faults.house import House, Scheduler, eventually
-from tests.faults.scheduler import POINTS
+from tests.faults.scheduler import BEHIND_MIGRATION, IN_MIGRATION, POINTS
 from tests.faults.server import Server, with_small_partitions
 
 ROUND_S: Final = 60.0
@@ -46,7 +46,7 @@ CALL_S_MAX: Final = 3.0
 """So long it is waited for one that is to fail."""
 PARTITION: Final = 1_000
 """Events in one: so that many are made in a round."""
-ONCE: Final = ("first migration", "last migration")
+ONCE: Final = (*IN_MIGRATION, *BEHIND_MIGRATION)
 """Points that a database is at only once."""
 SMALL_DISK: Final = "300m"
 SMALL_EVERY: Final = 3

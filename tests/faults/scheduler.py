@@ -37,11 +37,21 @@ class Point(NamedTuple):
 
 
 ADD_PARTITION: Final = "SELECT add_partition()"
-LAST_MIGRATION: Final = max(path.name for path in migrations_dir().glob("*.sql"))
+MIGRATIONS: Final = tuple(sorted(path.name for path in migrations_dir().glob("*.sql")))
+IN_MIGRATION: Final = {
+    f"in {name}": Point(
+        "during", "asyncpg.connection", "Connection.execute", (migrations_dir() / name).read_text()
+    )
+    for name in MIGRATIONS
+}
+BEHIND_MIGRATION: Final = {
+    f"behind {name}": Point("after", "horizon.store.migrate", "run_sql", name) for name in MIGRATIONS
+}
+"""Nothing has been committed then."""
 
 POINTS: Final = {
-    "first migration": Point("after", "horizon.store.migrate", "run_sql", "0001_log.sql"),
-    "last migration": Point("after", "horizon.store.migrate", "run_sql", LAST_MIGRATION),
+    **IN_MIGRATION,
+    **BEHIND_MIGRATION,
     "before a partition": Point("before", "horizon.store.postgres", "PostgresStore._ensure_partitions"),
     "after a partition": Point("after", "asyncpg.connection", "Connection.fetchval", ADD_PARTITION),
     "elected": Point("after", "horizon.store.postgres", "PostgresStore.elect"),

@@ -15,11 +15,11 @@ from tests.cli.house import fresh_directory
 from tests.conftest import with_database
 from tests.faults.checker import Kind
 from tests.faults.house import House, eventually
+from tests.faults.scheduler import BEHIND_MIGRATION, IN_MIGRATION
 from tests.faults.server import with_small_partitions
 
 pytestmark = pytest.mark.slow
 
-FIRST_START = ("first migration", "last migration")
 IN_RECOVERY = ("elected", "folded", "trusted", "announced", "adopted")
 UNDER_LOAD = {
     "before encode": 9,
@@ -74,7 +74,7 @@ async def test_a_scheduler_killed_at_any_point_loses_nothing_and_does_nothing_tw
     house: House, empty_database: str
 ) -> None:
     house.dsn = empty_database
-    for point in FIRST_START:
+    for point in (*IN_MIGRATION, *BEHIND_MIGRATION):
         await dies_at(house, point)
     await with_small_partitions(empty_database, 100)
     async with house.load():
