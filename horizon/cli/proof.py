@@ -19,7 +19,7 @@ from horizon.cli.exits import CliError
 from horizon.cli.output import clean
 
 if TYPE_CHECKING:
-    from horizon.service.verify import Decisions, Report
+    from horizon.service.verify import Decisions, Report, Said
     from horizon.store.note import VerifyKey
     from horizon.store.port import Archive
     from horizon.store.proof import Proof
@@ -97,9 +97,7 @@ def verify(
     directory = places.data_directory(data_dir or ctx.find_root().obj["data_dir"])
     keys = _keys(texts) or own_keys(directory)
     if exported is None:
-        own = places.checkpoints(directory)
-        files = [*([own] if own.exists() else []), *map(Path, kept)]
-        return asyncio.run(_verify(directory, files, keys, decisions))
+        return asyncio.run(_verify(directory, _kept(kept), keys, decisions))
     from horizon import auditor
 
     if not keys:
@@ -131,13 +129,26 @@ def _keys(texts: tuple[str, ...]) -> list[VerifyKey]:
         raise CliError(str(error), exits.USAGE) from error
 
 
-async def _verify(directory: Path, files: list[Path], keys: list[VerifyKey], with_decisions: bool) -> int:
+def _kept(files: tuple[str, ...]) -> list[Said]:
+    from horizon.service.verify import kept_in
+    from horizon.store.note import BadNote
+
+    try:
+        return [said for file in files for said in kept_in(Path(file))]
+    except OSError as error:
+        raise CliError(f"{error.filename} cannot be read: {error.strerror}", exits.USAGE) from error
+    except BadNote as error:
+        raise CliError(f"{error}: --checkpoint names a file of kept checkpoints", exits.USAGE) from error
+
+
+async def _verify(directory: Path, kept: list[Said], keys: list[VerifyKey], with_decisions: bool) -> int:
     from horizon.cli.database import log_reader, progress_printer
     from horizon.service.notefile import NoteFile
     from horizon.service.verify import Decisions, Unsound, verify
     from horizon.store.guards import what_to_do
 
     decisions = Decisions() if with_decisions else None
+    own = NoteFile(places.checkpoints(directory))
     progress = progress_printer("checking the log")
     async with log_reader(directory) as reader:
         if unguarded := await reader.unguarded():
@@ -149,21 +160,19 @@ async def _verify(directory: Path, files: list[Path], keys: list[VerifyKey], wit
                     f"cycles are run again from the first event on, and {away[0].file} is not here: name its "
                     "directory in HORIZON_ARCHIVE"
                 )
-            return await _verify_rest(reader, away, files, keys)
+            return await _verify_rest(reader, away, [*own.notes(), *(said.note for said in kept)], keys)
         try:
-            found = await verify(reader, map(NoteFile, files), keys, progress, decisions)
+            found = await verify(reader, [own], keys, progress, decisions, kept)
         except Unsound as unsound:
             raise CliError(f"the log does not hold: {unsound}") from unsound
     _say(found, trusted=bool(keys))
     return exits.OK if decisions is None else _say_decisions(decisions)
 
 
-async def _verify_rest(
-    reader: LogReader, away: list[Archive], files: list[Path], keys: list[VerifyKey]
-) -> int:
+async def _verify_rest(reader: LogReader, away: list[Archive], kept: list[str], keys: list[VerifyKey]) -> int:
     """Check what is behind the archives that are not here: it must hang on what is on record of them, and
     lead to what was signed since. That is what the auditor does with an export that does not begin at 1."""
-    from horizon.auditor import NOTE, UNREADABLE, Audit, Key, Note, Wrong
+    from horizon.auditor import UNREADABLE, Audit, Key, Note, Wrong
     from horizon.cli.database import progress_printer
     from horizon.store.export import plan_export
 
@@ -175,12 +184,12 @@ async def _verify_rest(
     audit: Audit | None = None
     recorded = False
     try:
-        kept = [Note(text) for file in files for text in NOTE.findall(file.read_text())]
+        notes = [Note(text) for text in kept]
         async for position, chunk in plan.lines():
             for text in chunk.splitlines():
                 line = json.loads(text)
                 if audit is None:
-                    audit = Audit(line, [Key(str(key)) for key in keys], kept)
+                    audit = Audit(line, [Key(str(key)) for key in keys], notes)
                     continue
                 audit.line(line)
                 recorded = recorded or _says(line, gap)
@@ -261,6 +270,7 @@ def _cycles(count: int) -> str:
 
 def _say(found: Report, trusted: bool) -> None:
     keys = f"{found.keys} key{'s' * (found.keys != 1)}"
+    kept = f", {found.kept:,} kept elsewhere" if found.kept else ""
     whose = "" if trusted else "; no key was given, so the first that the log names was believed"
     for line in (
         f"the log {found.origin} holds",
@@ -269,7 +279,7 @@ def _say(found: Report, trusted: bool) -> None:
         f"  rules     {found.jobs:,} jobs; every event may follow from what came before; they fold to",
         f"            {found.digest}",
         f"  signed    up to {found.signed:,}: {found.in_table:,} checkpoints in the table, "
-        f"{found.in_files:,} in files, under {keys}{whose}",
+        f"{found.in_files:,} in files{kept}, under {keys}{whose}",
         f"  unsigned  {found.events - found.signed:,} events behind that are linked only",
     ):
         click.echo(line)

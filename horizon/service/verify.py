@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import heapq
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
 from msgspec.structs import astuple
@@ -14,7 +16,7 @@ from horizon.core.events import Recorded, Stored
 from horizon.core.evolve import evolve
 from horizon.core.rerun import Difference, Rerun
 from horizon.core.state import State, digest
-from horizon.service.notefile import NoteFile
+from horizon.service.notefile import NoteFile, kept_notes
 from horizon.store import codec
 from horizon.store.note import BadNote, Checkpoint, NotSigned, VerifyKey, origin_of, read_note, verified
 from horizon.store.port import GENESIS_HASH, Corrupt, Head, LogSource, Signed
@@ -76,6 +78,8 @@ class Report(NamedTuple):
     in_table: int
     in_files: int
     """Checkpoints."""
+    kept: int
+    """Those that somebody kept elsewhere, and holds the log to."""
     signed: int
     """Up to which position the log is signed."""
     digest: str
@@ -96,18 +100,25 @@ async def verify(
     keys: Iterable[VerifyKey],
     progress: Progress,
     decisions: Decisions | None = None,
+    kept: Iterable[Said] = (),
 ) -> Report:
     """Check everything there is. Raises ``Unsound`` at the first thing that does not hold, ``StoreError``.
 
-    ``keys`` are those that whoever asks trusts; without any, the first that the log names. With
-    ``decisions`` every cycle is run again, too; that one is decided otherwise does not end the check.
+    ``files`` are the scheduler's own, ``kept`` the checkpoints that somebody holds the log to. ``keys`` are
+    those that whoever asks trusts; without any, the first that the log names. With ``decisions`` every
+    cycle is run again, too; that one is decided otherwise does not end the check.
     """
     files = list(files)
     # What was signed is read before the head is: no honest checkpoint is beyond it then.
     newest = await log.newest_checkpoint()
     ends = [] if newest is None else [Said(newest.size, TABLE, newest.note)]
     ends += [_said(note, str(file.path)) for file in files if (note := file.newest()) is not None]
+    kept = sorted(kept, key=lambda said: said.size)
+    ends += kept[-1:]
     head = await log.head()
+    origin = origin_of(head.log_id)
+    for said in kept:
+        _check_origin(said, origin)
     for end in ends:
         if end.size > head.position:
             raise Unsound(
@@ -115,8 +126,8 @@ async def verify(
                 f"events up to {end.size} were signed in {end.where}, and the log ends at {head.position}: "
                 "its end was taken away, or an older backup was restored",
             )
-    signatures = Signatures(origin_of(head.log_id), keys)
-    audit = _Audit(head, CheckedFold(decisions), signatures, log.checkpoints(), _in_files(files))
+    fold, signatures = CheckedFold(decisions), Signatures(origin, keys)
+    audit = _Audit(head, fold, signatures, log.checkpoints(), _in_files(files), kept)
     async for chunk in log.stored(0, head.position):
         for stored in chunk:
             await audit.event(stored)
@@ -185,6 +196,17 @@ def _said(note: str, where: str) -> Said:
         raise Unsound(0, f"a checkpoint in {where} cannot be read: {error}") from error
 
 
+def kept_in(path: Path) -> list[Said]:
+    """The checkpoints in a file that somebody keeps. Raises ``BadNote``, ``OSError``."""
+    return [_said(note, str(path)) for note in kept_notes(path)]
+
+
+def _check_origin(said: Said, origin: str) -> None:
+    found = _said_in(said).origin
+    if found != origin:
+        raise Unsound(said.size, f"the checkpoint in {said.where} is of {found}, and this is {origin}")
+
+
 def _in_files(files: Iterable[NoteFile]) -> Iterator[Said]:
     """Those of all files together, the smallest first."""
     each = [(_said(note, str(file.path)) for note in file.notes()) for file in files]
@@ -201,14 +223,15 @@ class _Audit:
         signatures: Signatures,
         table: AsyncIterator[Signed],
         files: Iterator[Said],
+        kept: Iterable[Said],
     ) -> None:
         self.head = head
         self.fold = fold
         self.state = fold.state
         self.frontier = Frontier()
         self.signatures = signatures
-        self.in_table = self.in_files = 0
-        self._table, self._files = table, files
+        self.in_table = self.in_files = self.kept = 0
+        self._table, self._files, self._kept = table, files, deque(kept)
         self._next_in_table: Signed | None = None
         self._next_in_files = next(files, None)
         self._begun = False
@@ -233,6 +256,9 @@ class _Audit:
             self._check(self._next_in_files)
             self.in_files += 1
             self._next_in_files = next(self._files, None)
+        while self._kept and self._kept[0].size <= size:
+            self._check(self._kept.popleft())
+            self.kept += 1
 
     def _check(self, said: Said) -> None:
         size = self.frontier.size
@@ -269,6 +295,7 @@ class _Audit:
             len(state.signing_keys),
             self.in_table,
             self.in_files,
+            self.kept,
             self.signatures.signed,
             digest(state),
         )
@@ -291,10 +318,8 @@ class Signatures:
 
     def check(self, said: Said, state: State) -> Checkpoint:
         """The checkpoint in a note; ``state`` is the one at its size. Raises ``Unsound``."""
+        _check_origin(said, self.origin)
         checkpoint = _said_in(said)
-        if checkpoint.origin != self.origin:
-            message = f"the checkpoint in {said.where} is of {checkpoint.origin}, and this is {self.origin}"
-            raise Unsound(said.size, message)
         named = list(state.signing_keys.values())
         if not named:
             raise Unsound(said.size, f"it was signed in {said.where} before the log named a key")

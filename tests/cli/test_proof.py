@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from horizon import auditor
+from horizon.service.notefile import NoteFile
 from tests.cli.house import Up, run
 
 
@@ -76,6 +77,30 @@ def test_the_log_is_verified_while_horizon_runs_and_after(start_up: Callable[...
     done = run(home / "data", "verify", "--export", str(home / "log.jsonl"))
     assert done.returncode == 1
     assert "NOT PROVEN: position " in done.stderr
+
+
+def test_a_log_is_held_to_the_checkpoints_that_somebody_kept(start_up: Callable[..., Up], home: Path) -> None:
+    up = start_up()
+    kept, nothing, forged = (home / name for name in ("kept.txt", "nothing.txt", "forged.txt"))
+    up.submit("--hold", "--", "true")
+    up.stop()
+    [first, *_, last] = NoteFile(home / "data" / "checkpoints").notes()
+    kept.write_text(first + last)
+    done = run(home / "data", "verify", "--checkpoint", str(kept))
+    assert done.returncode == 0, done.stderr
+    assert ", 2 kept elsewhere, under 1 key" in done.stdout
+    nothing.write_text("garbage\n")
+    body, signature = first.split("\n\n")
+    lines = body.split("\n")
+    forged.write_text("\n".join([*lines[:2], lines[3], lines[3]]) + "\n\n" + signature)
+    for file, code, words in (
+        (home / "nowhere", 2, f"horizon: {home / 'nowhere'} cannot be read: No such file"),
+        (nothing, 2, "checkpoint 1 in"),
+        (forged, 1, f"in {forged}: the signature of"),
+    ):
+        refused = run(home / "data", "verify", "--checkpoint", str(file))
+        assert (refused.returncode, refused.stdout) == (code, ""), file
+        assert words in refused.stderr
 
 
 def test_a_job_and_a_task_are_proven(start_up: Callable[..., Up], home: Path) -> None:

@@ -20,10 +20,10 @@ from horizon.service.clock import Ids, SystemClock
 from horizon.service.engine import Engine, Stopped
 from horizon.service.keys import BadKey, KeyFile
 from horizon.service.notary import Distrust, Notary
-from horizon.service.notefile import NoteFile
+from horizon.service.notefile import NoteFile, kept_notes
 from horizon.store import codec
 from horizon.store.memory import Log, MemoryStore
-from horizon.store.note import SigningKey, VerifyKey, origin_of, read_note, signed, verified
+from horizon.store.note import BadNote, SigningKey, VerifyKey, origin_of, read_note, signed, verified
 from horizon.store.port import Batch, Signed, Unavailable, UnknownOutcome
 from horizon.store.tree import root_of
 from tests.service.test_engine import ask, submission, until
@@ -453,3 +453,27 @@ def test_a_note_cut_short_by_a_crash_is_dropped(tmp_path: Path) -> None:
     file.path.write_bytes(record[:-1])
     file.append(NOTES[0])
     assert file.path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("between", ["", "\n", "\n\n"])
+def test_notes_that_somebody_kept_are_read_one_behind_the_other(tmp_path: Path, between: str) -> None:
+    kept = tmp_path / "kept.txt"
+    kept.write_text(between.join(NOTES))
+    assert kept_notes(kept) == NOTES
+
+
+def test_nothing_in_a_kept_file_is_passed_over(tmp_path: Path) -> None:
+    kept = tmp_path / "kept.txt"
+    with pytest.raises(FileNotFoundError):
+        kept_notes(kept)
+    for nothing in ("", "\n\n"):
+        kept.write_text(nothing)
+        with pytest.raises(BadNote, match=r"there is no checkpoint in .*kept\.txt"):
+            kept_notes(kept)
+    for rest in ("x", "x\n", "\nx\n\nx\n\n", NOTES[1][:-1], NOTES[1][:9], "{}"):
+        kept.write_text(NOTES[0] + rest)
+        with pytest.raises(BadNote, match=r"checkpoint [12] in .*kept\.txt cannot be read"):
+            kept_notes(kept)
+    kept.write_text("<html></html>\n" + NOTES[0])
+    with pytest.raises(BadNote, match="checkpoint 1 in"):
+        kept_notes(kept)

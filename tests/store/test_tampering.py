@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -27,7 +27,7 @@ from horizon.service.engine import Engine
 from horizon.service.keys import KeyFile
 from horizon.service.notary import Distrust, Notary
 from horizon.service.notefile import NoteFile
-from horizon.service.verify import Report, Unsound, verify
+from horizon.service.verify import Report, Unsound, kept_in, verify
 from horizon.store import codec
 from horizon.store.export import plan_export
 from horizon.store.note import SigningKey, read_note, signed
@@ -133,13 +133,15 @@ async def admin(house: House) -> AsyncIterator[asyncpg.Connection[Any]]:
     await connection.close()
 
 
-async def verified(house: House, files: bool = True) -> Report:
+async def verified(house: House, files: bool = True, kept: Iterable[Path] = ()) -> Report:
     reader = LogReader(house.dsn)
     await reader.open()
     public = house.keys.public()
     assert public is not None
     try:
-        return await verify(reader, [house.notes] if files else [], [public], lambda done, total: None)
+        own = [house.notes] if files else []
+        said = [one for path in kept for one in kept_in(path)]
+        return await verify(reader, own, [public], lambda done, total: None, kept=said)
     finally:
         await reader.close()
 
@@ -290,6 +292,29 @@ async def test_what_the_database_hides_the_file_outside_shows(
         await admin.execute(f"ALTER TABLE log_head ENABLE ALWAYS TRIGGER {trigger}")
     with pytest.raises(Distrust):
         await house.engine()
+
+
+async def test_a_checkpoint_that_somebody_kept_shows_what_table_and_file_hide(
+    house: House, admin: asyncpg.Connection[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Kept as curl writes it: the note alone, or one behind the other."""
+    one, both, foreign = (tmp_path / name for name in ("one.txt", "both.txt", "foreign.txt"))
+    notes = list(house.notes.notes())
+    one.write_text(notes[1])
+    both.write_text("".join(notes[1:3]))
+    found = await verified(house, kept=[one, both])
+    assert (found.in_files, found.kept) == (len(SIGNED), 3)
+    checkpoint, _ = read_note(notes[1])
+    other = SigningKey.new("horizon/00")
+    foreign.write_text(signed(replace(checkpoint, origin="horizon/00", size=99), [other]))
+    with pytest.raises(Unsound, match=r"foreign\.txt is of horizon/00, and this is horizon/"):
+        await verified(house, kept=[foreign])
+    rewritten = "UPDATE events SET actor = 'mallory' WHERE position = 7"
+    await then_rechain(7, rewritten, "DELETE FROM checkpoints WHERE size > 4")(admin)
+    assert (await verified(house, files=False)).signed == 4
+    for kept in (one, both):
+        with pytest.raises(Unsound, match=rf"position 12: .* signed in .*{kept.name}"):
+            await verified(house, files=False, kept=[kept])
 
 
 async def test_without_the_file_a_log_that_is_not_signed_any_more_is_noticed(
