@@ -5,9 +5,10 @@
     python auditor.py --proof FILE --key PUB
 
 PUB is a public key as `horizon keys` prints it, or a file with one; OLD a file of checkpoints that were kept
-elsewhere, such as a copy of the file `checkpoints` of a data directory. Ends with 0 only if all of it holds;
-with 1 and the first bad position if not; with 2 when it is asked wrongly. This file is all there is: it needs
-Python 3.11 and the package cryptography. What is hashed and signed, Horizon's README says.
+elsewhere, one behind the other, such as a copy of the file `checkpoints` of a data directory. Ends with 0
+only if all of it holds; with 1 and the first bad position if not; with 2 when it is asked wrongly; with 6 if
+it holds, and something that was given could not be held against it, which is then named. This file is all
+there is: it needs Python 3.11 and the package cryptography. What is hashed and signed, Horizon's README says.
 """
 
 from __future__ import annotations
@@ -63,6 +64,8 @@ VERSIONS = {
     **dict.fromkeys(("BookingMade", "SigningKeySet", "PartitionArchived"), 1),
 }
 """The types of events that this knows, each up to a version: it does not judge what it does not know."""
+PARTIAL = 6
+"""The exit code when all that could be checked holds, and not all could be."""
 OF_ARRAYS = ("JobHeld", "JobReleased", "JobUpdated", "JobFailed", "JobCancelled", "BlobsErased")
 
 
@@ -160,7 +163,12 @@ class Audit:
         self.named: list[Key] = []
         """The keys that the log named, the one in force last."""
         self.trusted = {key.text: key for key in keys}
-        self.kept = sorted((note for note in kept if note.size >= self.before), key=lambda note: note.size)
+        for note in kept:
+            self.check_origin(note)
+        kept = sorted(kept, key=lambda note: note.size)
+        self.kept = [note for note in kept if note.size >= self.before]
+        self.too_early = [note.size for note in kept if note.size < self.before]
+        """The kept checkpoints still to be checked; the sizes of those that lie before the export."""
         self.checkpoints = self.signed = self.doubtful = 0
         """How many held; the size of the newest that is vouched for, and of the first since that is not."""
         self.handed_over = True
@@ -287,8 +295,7 @@ class Audit:
 
     def checkpoint(self, note: Note) -> None:
         size, position = note.size, self.position
-        if note.origin != self.origin:
-            raise Wrong(size, f"its checkpoint is of the log {note.origin}, and this is {self.origin}")
+        self.check_origin(note)
         if size > position:
             raise Wrong(position + 1, f"events up to {size} were signed, and {position} is the last one here")
         if size < position:
@@ -297,6 +304,10 @@ class Audit:
         if note.tip != self.tip or note.root != self.root():
             raise Wrong(size, "the events up to it are not those that were signed")
         self.checkpoints += 1
+
+    def check_origin(self, note: Note) -> None:
+        if note.origin != self.origin:
+            raise Wrong(note.size, f"its checkpoint is of the log {note.origin}, and this is {self.origin}")
 
     def check_signatures(self, note: Note) -> None:
         """By the key in force, and by the one before when that hands over; a key given here is trusted, and
@@ -331,7 +342,8 @@ class Audit:
             raise Wrong(self.position, "nothing up to it is signed: all of this may have been made up")
 
 
-def audit_export(path: str, keys: list[Key], kept: list[Note]) -> None:
+def audit_export(path: str, keys: list[Key], kept: list[Note]) -> int:
+    """The exit code; raises ``Wrong``."""
     audit: Audit | None = None
     ended = False
     number = 0
@@ -354,14 +366,18 @@ def audit_export(path: str, keys: list[Key], kept: list[Note]) -> None:
         f"{audit.origin}: events {audit.before + 1} to {audit.position} hold: "
         "hashes, order, streams, moves of jobs"
     )
-    print(f"{audit.checkpoints} checkpoints hold; what is signed ends at {audit.signed}")
+    held = f", {len(kept) - len(audit.too_early)} of them kept elsewhere" if kept else ""
+    print(f"{audit.checkpoints} checkpoints hold{held}; what is signed ends at {audit.signed}")
     print(f"{audit.position - audit.signed} events behind it are linked and not signed")
+    for size in audit.too_early:
+        print(f"NOT CHECKED: the kept checkpoint at {size} lies before these events")
+    return PARTIAL if audit.too_early else 0
 
 
 # --- the proof of a job -------------------------------------------------------------------------------
 
 
-def audit_proof(path: str, keys: list[Key]) -> None:
+def audit_proof(path: str, keys: list[Key]) -> int:
     before = version = 0
     try:
         with open(path, "rb") as file:
@@ -383,6 +399,7 @@ def audit_proof(path: str, keys: list[Key]) -> None:
     except UNREADABLE as error:
         raise Wrong(before + 1, f"the proof cannot be read: {type(error).__name__}: {error}") from error
     print(f"these {len(proof['events'])} events are in {note.origin}, under the checkpoint at {note.size}")
+    return 0
 
 
 def root_by(root: bytes, place: int, size: int, path: list[bytes]) -> bytes:
@@ -407,6 +424,17 @@ def text_of(path: str) -> str:
         return file.read()
 
 
+def kept_notes(path: str) -> list[Note]:
+    """The checkpoints in a file that somebody kept, one behind the other; nothing in it is passed over."""
+    text = text_of(path)
+    notes = NOTE.findall(text)
+    if not notes:
+        raise ValueError(f"there is no checkpoint in {path}")
+    if NOTE.sub("", text).strip("\n"):
+        raise ValueError(f"{path} holds something else than checkpoints, or one that is cut short")
+    return [Note(note) for note in notes]
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="auditor.py", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("export", nargs="?", help="an export, gzipped if its name ends in .gz")
@@ -418,18 +446,19 @@ def main(arguments: list[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     if bool(asked.export) is bool(asked.proof):
         parser.error("name an export, or a proof with --proof")
+    if asked.proof and asked.checkpoint:
+        parser.error("an export can be held to kept checkpoints, a proof cannot")
     try:
         keys = [Key(text_of(text) if os.path.exists(text) else text) for text in asked.key]
-        kept = [Note(text) for path in asked.checkpoint for text in NOTE.findall(text_of(path))]
+        kept = [note for path in asked.checkpoint for note in kept_notes(path)]
         open(asked.export or asked.proof, "rb").close()
     except (OSError, ValueError) as error:
         parser.error(str(error))
     try:
-        audit_proof(asked.proof, keys) if asked.proof else audit_export(asked.export, keys, kept)
+        return audit_proof(asked.proof, keys) if asked.proof else audit_export(asked.export, keys, kept)
     except Wrong as wrong:
         print(f"NOT PROVEN: {wrong}", file=sys.stderr)
         return 1
-    return 0
 
 
 if __name__ == "__main__":

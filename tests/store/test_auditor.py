@@ -13,12 +13,15 @@ import pytest
 from horizon import auditor
 from horizon.core import events as ev
 from horizon.store.export import event_line
+from horizon.store.note import Checkpoint, signed
 from tests.core.worlds import live
 from tests.vectors import make
 
 VECTORS = json.loads((make.HERE / "vectors.json").read_bytes())
 GOOD = make.HERE / "good.jsonl"
 KEY = str(make.FIRST.public)
+ORIGIN = make.FIRST.public.name
+KEPT = list(make.notes(make.history(), make.SIGNED).values())
 
 
 def arguments(vector: dict[str, Any]) -> list[str]:
@@ -67,12 +70,48 @@ def test_it_runs_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "asked",
     [[], [str(GOOD)], ["--key", KEY], [str(GOOD), "--key", "nonsense"], ["/nowhere", "--key", KEY],
-     [str(GOOD), "--proof", str(GOOD), "--key", KEY], [str(GOOD), "--key", KEY, "--checkpoint", "/nowhere"]],
+     [str(GOOD), "--proof", str(GOOD), "--key", KEY],
+     ["--proof", str(make.HERE / "proof.json"), "--key", KEY, "--checkpoint", str(make.HERE / "kept.txt")],
+     [str(GOOD), "--key", KEY, "--checkpoint", "/nowhere"]],
 )  # fmt: skip
 def test_asked_wrongly_it_says_so(asked: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         auditor.main(asked)
     assert ended.value.code == 2
+
+
+@pytest.mark.parametrize("text", ["", "garbage", "{note}garbage\n", "{cut}", "{note}{cut}"])
+def test_a_file_of_kept_checkpoints_is_refused_unless_it_is_one(tmp_path: Path, text: str) -> None:
+    note = KEPT[0]
+    (tmp_path / "kept.txt").write_text(text.format(note=note, cut=note[:-1]))
+    with pytest.raises(SystemExit) as ended:
+        auditor.main([str(GOOD), "--key", KEY, "--checkpoint", str(tmp_path / "kept.txt")])
+    assert ended.value.code == 2
+
+
+@pytest.mark.parametrize("between", ["", "\n"])
+def test_kept_checkpoints_are_read_one_behind_the_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], between: str
+) -> None:
+    (tmp_path / "kept.txt").write_text(between.join(KEPT))
+    asked = ["--key", KEY, "--checkpoint", str(tmp_path / "kept.txt")]
+    assert auditor.main([str(GOOD), *asked]) == 0
+    assert "8 checkpoints hold, 4 of them kept elsewhere;" in capsys.readouterr().out
+    assert auditor.main([str(make.HERE / "rewritten-unsigned.jsonl"), *asked]) == 1
+    assert "position 12: " in capsys.readouterr().err
+
+
+def test_a_kept_checkpoint_that_cannot_be_checked_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    later, key = str(make.HERE / "good-from-5.jsonl"), str(make.SECOND.public)
+    early, foreign = tmp_path / "early.txt", tmp_path / "foreign.txt"
+    early.write_text(signed(Checkpoint(ORIGIN, 3, bytes(32), bytes(32)), [make.FIRST]) + KEPT[1])
+    assert auditor.main([later, "--key", key, "--checkpoint", str(early)]) == 6
+    assert "NOT CHECKED: the kept checkpoint at 3 lies before these events" in capsys.readouterr().out
+    foreign.write_text(signed(Checkpoint("horizon/00", 3, bytes(32), bytes(32)), [make.FIRST]))
+    assert auditor.main([later, "--key", key, "--checkpoint", str(foreign)]) == 1
+    assert "position 3: its checkpoint is of the log horizon/00, and this is" in capsys.readouterr().err
 
 
 def judged(tmp_path: Path, lines: list[bytes], capsys: pytest.CaptureFixture[str]) -> str:
