@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from horizon.cli.exits import CliError
 from horizon.cli.output import clean
 
 if TYPE_CHECKING:
+    from horizon.service.notefile import NoteFile
     from horizon.service.verify import Decisions, Report, Said
     from horizon.store.note import VerifyKey
     from horizon.store.port import Archive
@@ -85,8 +85,8 @@ def verify(
     """Check the whole log: bytes, order, rules, and every checkpoint under the keys it was signed with.
 
     It reads the database itself, whether Horizon runs or not. The key and the file of checkpoints are those
-    of the data directory, unless --key names another. Ends with 0 only if all of it holds, else with 1 and
-    the first position that does not.
+    of the data directory, unless --key names another. Ends with 0 only if all of it holds, with 1 and the
+    first position that does not, and with 6 if what is here holds and archives of the log are not here.
 
     With --decisions every scheduling cycle that the log tells of is run again on the state before it, and
     must decide what was recorded; where one does not, both are shown. Cycles that other decision code
@@ -160,7 +160,7 @@ async def _verify(directory: Path, kept: list[Said], keys: list[VerifyKey], with
                     f"cycles are run again from the first event on, and {away[0].file} is not here: name its "
                     "directory in HORIZON_ARCHIVE"
                 )
-            return await _verify_rest(reader, away, [*own.notes(), *(said.note for said in kept)], keys)
+            return await _verify_parts(reader, away, own, kept, keys)
         try:
             found = await verify(reader, [own], keys, progress, decisions, kept)
         except Unsound as unsound:
@@ -169,67 +169,20 @@ async def _verify(directory: Path, kept: list[Said], keys: list[VerifyKey], with
     return exits.OK if decisions is None else _say_decisions(decisions)
 
 
-async def _verify_rest(reader: LogReader, away: list[Archive], kept: list[str], keys: list[VerifyKey]) -> int:
-    """Check what is behind the archives that are not here: it must hang on what is on record of them, and
-    lead to what was signed since. That is what the auditor does with an export that does not begin at 1."""
-    from horizon.auditor import UNREADABLE, Audit, Key, Note, Wrong
-    from horizon.cli.database import progress_printer
-    from horizon.store.export import plan_export
+async def _verify_parts(
+    reader: LogReader, away: list[Archive], own: NoteFile, kept: list[Said], keys: list[VerifyKey]
+) -> int:
+    """Without the archives that are not here."""
+    from horizon.auditor import Key, Note
+    from horizon.cli.parts import Notes, verify_parts
 
     if not keys:
         raise CliError("name the key to check it with: --key PUB, as `horizon keys` shows it", exits.USAGE)
-    gap = away[-1]
-    plan = await plan_export(reader, gap.last + 1, None)
-    progress = progress_printer("checking the log")
-    audit: Audit | None = None
-    recorded = False
     try:
-        notes = [Note(text) for text in kept]
-        async for position, chunk in plan.lines():
-            for text in chunk.splitlines():
-                line = json.loads(text)
-                if audit is None:
-                    audit = Audit(line, [Key(str(key)) for key in keys], notes)
-                    continue
-                audit.line(line)
-                recorded = recorded or _says(line, gap)
-            progress(position - gap.last, plan.last - gap.last)
-        assert audit is not None
-        head = await reader.head()
-        if head.position == audit.position and head.tip != audit.tip:
-            raise Wrong(head.position, "the head of the log does not say what its last event is")
-        if not recorded:
-            raise Wrong(
-                gap.first, f"events up to {gap.last} are not here, and nothing says that they are archived"
-            )
-    except UNREADABLE as error:
-        raise CliError(f"the log cannot be read: {type(error).__name__}: {error}") from error
-    except Wrong as wrong:
-        raise CliError(f"the log does not hold: {wrong}") from wrong
-    click.echo(f"the log {audit.origin} holds behind event {gap.last:,}")
-    for one in away:
-        click.echo(
-            f"  archived  events {one.first:,} to {one.last:,} are in {one.file}, not here: not checked"
-        )
-    click.echo(f"  bytes     {audit.position - gap.last:,} events behind, each hash made anew, to the head")
-    click.echo(
-        "  order     positions, times, epochs, streams, causes; moves of jobs, as far as they are here"
-    )
-    click.echo(
-        f"  signed    up to {audit.signed:,}, those not here included: {audit.checkpoints:,} checkpoints hold"
-    )
-    click.echo(f"  unsigned  {audit.position - audit.signed:,} events behind that are linked only")
-    return exits.OK
-
-
-def _says(line: dict[str, Any], archive: Archive) -> bool:
-    """Whether an event is the one that put this archive on record."""
-    if line.get("type") != "PartitionArchived":
-        return False
-    event = json.loads(line["payload"])
-    said = (event["first"], event["last"], event["tip"], event["frontier"], event["sha256"])
-    known = (archive.tip.hex(), archive.frontier.hex(), archive.sha256.hex())
-    return said == (archive.first, archive.last, *known)
+        notes = Notes([Note(note) for note in own.notes()], [Note(said.note) for said in kept])
+    except ValueError as error:
+        raise CliError(f"a checkpoint in {own.path} cannot be read: {error}") from error
+    return await verify_parts(reader, away, notes, [Key(str(key)) for key in keys])
 
 
 async def _decide_again(directory: Path, exported: str) -> int:

@@ -13,13 +13,17 @@ from urllib.request import Request, urlopen
 
 import asyncpg
 import pytest
+from msgspec import convert
 
 from horizon import auditor
 from horizon.cli import archive as module
+from horizon.cli import exits
 from horizon.cli.client import Client
 from horizon.cli.exits import CliError
 from horizon.cli.places import Server
-from horizon.store import partitions
+from horizon.store import codec, partitions
+from horizon.store.line import Line, stored_in
+from horizon.store.note import Checkpoint, SigningKey, signed
 from horizon.store.tree import Frontier
 from tests.cli.house import PATIENCE_S, Up, run
 from tests.partitions import attached, make_small
@@ -145,9 +149,11 @@ async def test_without_the_files_the_rest_holds_and_what_is_missing_is_said(hous
     house.ok("archive")
     elsewhere = house.data / "elsewhere"
     house.archive.rename(elsewhere)
-    said = house.ok("verify")
-    assert "archived  events 1 to 100 are in log-" in said
-    assert "not here: not checked" in said
+    partial = house.run("verify")
+    assert partial.returncode == exits.PARTIAL == auditor.PARTIAL, partial.stderr
+    assert "archived  events 1 to 100 are in log-" in partial.stdout
+    assert "not here: not checked" in partial.stdout
+    assert "checked   events 301 to " in partial.stdout
     code, detail = refused(house.up, "/events?after=0")
     assert code == 410
     assert "events 1 to 100 are in the file log-" in detail
@@ -161,6 +167,56 @@ async def test_without_the_files_the_rest_holds_and_what_is_missing_is_said(hous
     assert house.run("archive", "--drop").returncode == 1
     assert run(house.data, "verify", DATABASE_URL=house.dsn, HORIZON_ARCHIVE=str(elsewhere)).returncode == 0
     assert house.run("verify", "--decisions").returncode == 1
+
+
+def rewritten(file: Path, position: int) -> bytes:
+    """The lines of a file with an actor changed, and all hashes from there on made anew."""
+    lines, previous = [], b""
+    for text in file.read_bytes().splitlines():
+        line = json.loads(text)
+        if line.get("position", 0) >= position:
+            line["actor"] = "mallory" if line["position"] == position else line["actor"]
+            line["hash"] = codec.header_hash(stored_in(convert(line, Line)), previous).hex()
+        previous = bytes.fromhex(line.get("hash", previous.hex()))
+        lines.append(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+    return b"".join(lines)
+
+
+async def test_files_that_are_here_are_checked_whatever_is_away(house: House) -> None:
+    house.ok("archive")
+    house.up.stop()  # which signs what says so
+    first, second, _ = house.files()
+    bytes_of_first = first.read_bytes()
+    second.rename(house.data / second.name)
+    done = house.run("verify")
+    assert (done.returncode, done.stderr) == (exits.PARTIAL, "")
+    assert "archived  events 101 to 200 are in log-" in done.stdout
+    assert "checked   events 1 to 100: signed up to 100, 0 behind that linked only" in done.stdout
+    assert "checked   events 201 to " in done.stdout
+    assert "events 1 to 100 are in" not in done.stdout
+
+    first.write_bytes(bytes_of_first.replace(b'"actor":"owner"', b'"actor":"mallo"', 1))
+    done = house.run("verify")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "position 5: it was changed" in done.stderr
+    first.write_bytes(bytes_of_first)
+    first.write_bytes(rewritten(first, 50))
+    done = house.run("verify")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "position 100: one of the events 1 to 100 is not what was archived" in done.stderr
+    first.write_bytes(bytes_of_first)
+
+    kept, foreign = house.data / "kept.txt", house.data / "foreign.txt"
+    log = house.keys[0].split("+")[0]
+    other = SigningKey.new("horizon/00")
+    kept.write_text(signed(Checkpoint(log, 150, bytes(32), bytes(32)), [other]))
+    foreign.write_text(signed(Checkpoint("horizon/00", 150, bytes(32), bytes(32)), [other]))
+    done = house.run("verify", "--checkpoint", str(kept))
+    assert done.returncode == exits.PARTIAL
+    assert "the checkpoint at 150 is over events not here: not checked" in done.stdout
+    done = house.run("verify", "--checkpoint", str(foreign))
+    assert done.returncode == 1
+    assert "its checkpoint is of the log horizon/00" in done.stderr
 
 
 async def test_a_file_that_was_changed_is_found(house: House, admin: asyncpg.Connection[Any]) -> None:
