@@ -7,8 +7,10 @@
 PUB is a public key as `horizon keys` prints it, or a file with one; OLD a file of checkpoints that were kept
 elsewhere, one behind the other, such as a copy of the file `checkpoints` of a data directory. Ends with 0
 only if all of it holds; with 1 and the first bad position if not; with 2 when it is asked wrongly; with 6 if
-it holds, and something that was given could not be held against it, which is then named. This file is all
-there is: it needs Python 3.11 and the package cryptography. What is hashed and signed, Horizon's README says.
+it holds, and something that was given could not be held against it, which is then named. A proof shows that
+its events are in the log, and are the first ones of the job; never that no later one was left out. This file
+is all there is: it needs Python 3.11 and the package cryptography. What is hashed and signed, Horizon's
+README says.
 """
 
 from __future__ import annotations
@@ -146,6 +148,34 @@ class Job:
         self.attempt: int | None = 0 if state else None
         self.holds: bool | None = False if state else None
 
+    def move(self, at: int, payload: dict[str, Any]) -> None:
+        """What happens to it by the event at this position. Raises ``Wrong`` if that cannot be."""
+        kind, attempt = payload["type"], payload.get("attempt")
+        allowed, after = MOVES[kind]
+        if self.tasks and kind in OF_ARRAYS:
+            # It is said of all tasks: a hold of those that wait, anything else of those alive.
+            states = ("Queued",) if kind in ("JobHeld", "JobReleased") else ALIVE
+            for task in self.tasks:
+                if task.state in states and kind == "BlobsErased":
+                    raise Wrong(at, f"{kind} cannot happen to an array of which a task is {task.state}")
+                if task.state in states:
+                    task.version, task.state = task.version + 1, after or task.state
+            return
+        if self.tasks or (self.state and self.state not in allowed):
+            raise Wrong(
+                at, f"{kind} cannot happen to {'an array' if self.tasks else f'a job that is {self.state}'}"
+            )
+        if self.attempt is not None and attempt is not None:
+            expected = self.attempt + (kind == "JobScheduled")
+            if attempt != expected:
+                raise Wrong(at, f"{kind} is about attempt {attempt}, and not {expected}")
+        if kind in ("JobScheduled", "AllocationReleased"):
+            if self.holds is (kind == "JobScheduled"):
+                raise Wrong(at, f"{kind} of a job that holds {'something' if self.holds else 'nothing'}")
+            self.holds = kind == "JobScheduled"
+        self.attempt = self.attempt if attempt is None else attempt
+        self.state = after or self.state
+
 
 class Audit:
     """Takes the lines of an export in their order. Raises ``Wrong`` at the first that does not hold."""
@@ -237,7 +267,7 @@ class Audit:
             raise Wrong(at, f"no {kind} can happen to {stream}")
         else:
             job = self.jobs.setdefault(stream, Job("", version - 1))
-            self.move(at, job, payload)
+            job.move(at, payload)
         if version != job.version + 1 and (not job.begun or version <= job.version):
             raise Wrong(at, f"{stream} goes from version {job.version} to {version}")
         job.version = version
@@ -254,33 +284,6 @@ class Audit:
             self.jobs[f"{stream[:-12]}{(int(stream[-12:], 16) + place) % 2**48:012x}"] = task
             job.tasks.append(task)
         return job
-
-    def move(self, at: int, job: Job, payload: dict[str, Any]) -> None:
-        kind, attempt = payload["type"], payload.get("attempt")
-        allowed, after = MOVES[kind]
-        if job.tasks and kind in OF_ARRAYS:
-            # It is said of all tasks: a hold of those that wait, anything else of those alive.
-            states = ("Queued",) if kind in ("JobHeld", "JobReleased") else ALIVE
-            for task in job.tasks:
-                if task.state in states and kind == "BlobsErased":
-                    raise Wrong(at, f"{kind} cannot happen to an array of which a task is {task.state}")
-                if task.state in states:
-                    task.version, task.state = task.version + 1, after or task.state
-            return
-        if job.tasks or (job.state and job.state not in allowed):
-            raise Wrong(
-                at, f"{kind} cannot happen to {'an array' if job.tasks else f'a job that is {job.state}'}"
-            )
-        if job.attempt is not None and attempt is not None:
-            expected = job.attempt + (kind == "JobScheduled")
-            if attempt != expected:
-                raise Wrong(at, f"{kind} is about attempt {attempt}, and not {expected}")
-        if kind in ("JobScheduled", "AllocationReleased"):
-            if job.holds is (kind == "JobScheduled"):
-                raise Wrong(at, f"{kind} of a job that holds {'something' if job.holds else 'nothing'}")
-            job.holds = kind == "JobScheduled"
-        job.attempt = job.attempt if attempt is None else attempt
-        job.state = after or job.state
 
     def root(self) -> bytes:
         root = self.frontier[-1]
@@ -377,12 +380,65 @@ def audit_export(path: str, keys: list[Key], kept: list[Note]) -> int:
 # --- the proof of a job -------------------------------------------------------------------------------
 
 
+class Story:
+    """What a proof tells of a job, from its submission on, with nothing left out between two events.
+
+    A task has its own stream, and that of its array, of which what is said of all tasks counts for it.
+    """
+
+    def __init__(self, name: str, streams: list[str]) -> None:
+        if len(streams) not in (1, 2):
+            raise ValueError("a job has one stream, a task two")
+        self.name, self.own, self.root = name, streams[0], streams[-1]
+        self.jobs = {stream: Job("Queued", int(stream != self.root)) for stream in streams}
+        self.judged = False
+        """Whether the moves are followed, too: not those of an array, without its tasks."""
+        self.begun = False
+
+    def event(self, at: int, event: dict[str, Any]) -> None:
+        payload, stream = json.loads(event["payload"]), event["stream"]
+        job = self.jobs.get(stream)
+        if job is None or stream != "job/" + payload["job_id"] or payload["type"] != event["type"]:
+            raise Wrong(at, "it does not belong here")
+        if self.begun and self.judged:
+            job.move(at, payload)
+        elif not self.begun:
+            self.submit(at, stream, payload)
+        version = event["stream_version"]
+        if version != job.version + 1:
+            raise Wrong(at, f"{stream} goes from version {job.version} to {version}")
+        job.version = version
+
+    def submit(self, at: int, stream: str, payload: dict[str, Any]) -> None:
+        if payload["type"] != "JobSubmitted" or stream != self.root:
+            raise Wrong(at, f"the proof of {self.name} does not begin with its submission")
+        if self.name.lower().removeprefix("job/") not in names(payload, self.own):
+            raise Wrong(at, f"these are events of {self.own}, which is not {self.name}")
+        self.begun, self.judged = True, self.own != self.root or not payload["spec"].get("array")
+        self.jobs[self.root].tasks = [self.jobs[self.own]] if self.own != self.root else []
+
+
+def names(submitted: dict[str, Any], stream: str) -> tuple[str, ...]:
+    """The id of the job that has this stream, its number, and for a task its array and index."""
+    id, first, number = stream.removeprefix("job/"), submitted["job_id"], submitted["number"]
+    if id == first:
+        return id, str(number)
+    ranges = (submitted["spec"].get("array") or {"ranges": []})["ranges"]
+    indices = [at for one in ranges for at in range(one["first"], one["last"] + 1, one.get("step", 1))]
+    place = (int(id[-12:], 16) - int(first[-12:], 16) - 1) % 2**48
+    if id[:-12] != first[:-12] or place >= len(indices):
+        return ()
+    return id, str(number + 1 + place), f"{number}_{indices[place]}"
+
+
 def audit_proof(path: str, keys: list[Key]) -> int:
-    before = version = 0
+    """The exit code; raises ``Wrong``."""
+    before = 0
+    told = []
     try:
         with open(path, "rb") as file:
             proof = json.load(file)
-        note, streams = Note(proof["checkpoint"]), proof["streams"]
+        note, story = Note(proof["checkpoint"]), Story(proof["job"], proof["streams"])
         if note.origin != "horizon/" + proof["log_id"] or not any(key.signed(note) for key in keys):
             raise Wrong(note.size, "the checkpoint is not signed by a key given here")
         for event in proof["events"]:
@@ -390,15 +446,21 @@ def audit_proof(path: str, keys: list[Key]) -> int:
             leaf, path_up = event_hash(event, bytes.fromhex(event["previous"])), event["path"]
             if root_by(leaf, at - 1, note.size, [bytes.fromhex(one) for one in path_up]) != note.root:
                 raise Wrong(at, "it is not in the log that was signed")
-            if not before < at or event["stream"] not in streams:
+            if not before < at:
                 raise Wrong(at, "it does not belong here")
-            if len(streams) == 1 and event["stream_version"] != version + 1:
-                raise Wrong(at, f"the job goes from version {version} to {event['stream_version']}")
-            before, version = at, event["stream_version"]
-            print(f"{at} {event['type']} by {event['actor']}: {event['payload']}")
+            story.event(at, event)
+            before = at
+            told.append(f"{at} {event['type']} by {event['actor']}: {event['payload']}")
     except UNREADABLE as error:
         raise Wrong(before + 1, f"the proof cannot be read: {type(error).__name__}: {error}") from error
-    print(f"these {len(proof['events'])} events are in {note.origin}, under the checkpoint at {note.size}")
+    if not told:
+        raise Wrong(1, f"there is no event of {story.name} in the proof")
+    print(*told, sep="\n")
+    print(f"these {len(told)} events are in {note.origin}, under the checkpoint at {note.size}")
+    print(
+        f"none of {story.name} is left out before them, or between two of the same stream; that none follows,"
+    )
+    print("no proof of a job can show: for that check the whole log")
     return 0
 
 

@@ -68,7 +68,7 @@ async def prove(reader: LogReader, job: str, progress: Progress = lambda done, t
         raise NotFound(f"job {job} is newer than the newest checkpoint; the next one comes in some seconds")
     lines = await proven_lines(proven, newest.note, reader.hashes, progress)
     unsigned = len(events) - len(proven)
-    return Proof(VERSION, head.log_id.hex(), job, streams, unsigned, newest.note, lines)
+    return Proof(VERSION, head.log_id.hex(), _as_written(job), streams, unsigned, newest.note, lines)
 
 
 async def proven_lines(
@@ -108,6 +108,12 @@ def _proven(stored: Stored, before: bytes, size: int, parts: dict[tuple[int, int
 
 
 # --- which events are a job's -------------------------------------------------------------------------
+
+
+def _as_written(job: str) -> str:
+    """A job's number, id, or array and index, in the one way to write it."""
+    number = _NUMBER.fullmatch(job)
+    return job.lower() if number is None else "_".join(str(int(one)) for one in number.groups() if one)
 
 
 async def _streams(reader: LogReader, job: str) -> list[str]:

@@ -295,6 +295,19 @@ def proofs() -> Iterable[tuple[str, Proof, str, int | None]]:
     )
     less = [job.events[0], *job.events[2:]]
     yield "proof-with-a-hole", replace(job, events=less), "an event of the job is kept back", less[1].position
+    yield "proof-of-nothing", replace(job, events=[]), "it has no events", 1
+    yield (
+        "proof-without-beginning",
+        replace(job, events=job.events[1:]),
+        "the first is kept back",
+        second.position,
+    )
+    yield "proof-of-another", replace(job, job="3"), "the events are of another job", job.events[0].position
+    task = proof_of(log, note, [f"job/{TASK}", f"job/{B}"])
+    for name, left_out, found in (("task", 17, 19), ("array", 9, 15)):
+        less = [event for event in task.events if event.position != left_out]
+        why = f"an event of the {name} is kept back, and the next one in its stream shows it"
+        yield f"proof-of-task-with-a-hole-in-its-{name}", replace(task, events=less), why, found
 
 
 def files() -> dict[str, bytes]:
