@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from struct import Struct as Packer
+from struct import error as StructError
 from typing import Final
 
 from msgspec.structs import force_setattr
@@ -20,6 +21,8 @@ from horizon.core.upcast import upcast
 from horizon.store.port import Corrupt, Head
 
 HEADER_VERSION: Final = 1
+ID_BYTES: Final = 16
+"""Of the command's and the correlation's."""
 _FIXED: Final = Packer(">BBQqQHQQ16s16s32s32sHHH")
 """0x00, header version, position, recorded_at_us, epoch, schema version, stream version, causation,
 command id, correlation id, payload digest, previous hash, and the lengths of type, stream and actor."""
@@ -113,7 +116,14 @@ def check_link(recorded: Stored, position: int, previous: bytes) -> None:
     """That an event is the next in the chain, and is what was hashed."""
     if recorded.position != position:
         raise Corrupt(f"the log has a gap: after {position - 1} comes {recorded.position}")
-    if header_hash(recorded, previous) != recorded.hash:
+    if len(recorded.command_id) != ID_BYTES or len(recorded.correlation_id) != ID_BYTES:
+        # The header would hold what it has room for, and the hash match though bytes were added.
+        raise Corrupt(f"event {position} has been changed: its ids do not have {ID_BYTES} bytes")
+    try:
+        hash = header_hash(recorded, previous)
+    except (StructError, UnicodeEncodeError) as error:
+        raise Corrupt(f"event {position} has been changed: it cannot be hashed: {error}") from error
+    if hash != recorded.hash:
         raise Corrupt(f"event {position} has been changed, or the one before it: its hash does not match")
 
 

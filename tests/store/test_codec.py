@@ -90,6 +90,20 @@ def test_a_change_of_any_field_is_found(change: dict[str, object]) -> None:
         codec.check_link(replace(SEALED[0], **change), 42, HEAD.tip)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epoch": -1}, {"stream_version": 1 << 64}, {"causation": -1}, {"schema_version": 1 << 16},
+        {"type": "x" * 70_000}, {"stream": "x" * 70_000}, {"actor": "\ud800"},
+        {"command_id": SEALED[0].command_id + b"x"}, {"correlation_id": SEALED[0].correlation_id[:-1]},
+    ],
+    ids=lambda change: next(iter(change)),
+)  # fmt: skip
+def test_what_no_header_can_hold_is_found_as_a_change(change: dict[str, object]) -> None:
+    with pytest.raises(Corrupt, match="event 42 has been changed: "):
+        codec.check_link(replace(SEALED[0], **change), 42, HEAD.tip)
+
+
 GOLDEN = [
     "8d7d542b9e19cfb09b264909bb633f93ee307a5c30dd952f2753820a7f7016e0",
     "f83faf69c885e6f00cc05d90261d667be5b672601fbc8c60f60c1b54694e0d29",

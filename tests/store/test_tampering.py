@@ -227,6 +227,14 @@ TAMPERED: dict[str, tuple[Tamper, int]] = {
             "payload = convert_to(replace(convert_from(payload, 'UTF8'), 'alice', 'malle'), 'UTF8')",
         )
     },
+    **{
+        change: (by(f"UPDATE events SET {change} WHERE position = 7"), 7)
+        for change in (
+            "epoch = -1", "stream_version = -1", "causation = -1", "schema_version = -1",
+            "type = repeat('x', 70000)", "stream = repeat('x', 70000)", "actor = repeat('x', 70000)",
+            "command_id = command_id || '\\x00'", "correlation_id = correlation_id || '\\x01'",
+        )
+    },
     "deleted": (by("DELETE FROM events WHERE position = 7"), 7),
     "swapped": (by(*SWAP), 7),
     "inserted": (by(*MAKE_ROOM, COPY.format(7)), 7),
