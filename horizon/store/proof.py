@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -56,13 +57,14 @@ class NotFound(Exception):
 
 
 async def prove(reader: LogReader, job: str, progress: Progress = lambda done, total: None) -> Proof:
-    """One pass over the hashes of the log. Raises ``NotFound``, ``Corrupt``, ``Unavailable``."""
+    """One pass over the hashes of the log. Raises ``NotFound`` and what a reader raises."""
     streams = await _streams(reader, job)
     head = await reader.head()
     newest = await reader.newest_checkpoint(head.position)
     if newest is None:
         raise NotFound("nothing of the log has been signed yet")
-    events = await reader.where("stream = ANY($1::text[]) ORDER BY position", streams)
+    events = [one async for one in _in_files(reader) if one.stream in streams]
+    events += await reader.where("stream = ANY($1::text[]) ORDER BY position", streams)
     proven = [one for one in events if one.position <= newest.size]
     if not proven:
         raise NotFound(f"job {job} is newer than the newest checkpoint; the next one comes in some seconds")
@@ -120,27 +122,42 @@ async def _streams(reader: LogReader, job: str) -> list[str]:
     """Of a job by its number, id, or array and index. The stream of a task, and that of its array."""
     number, id = _NUMBER.fullmatch(job), job.lower()
     if number is not None:
+        number_of_it, index = int(number[1]), number[2]
         condition = "(convert_from(payload, 'UTF8')::jsonb->>'number')::bigint <= $1"
-        found = await _submissions(reader, f"{condition} ORDER BY position DESC LIMIT 1", int(number[1]))
-        streams = [_numbered(one, int(number[1]), number[2]) for one in found]
+        found = await _submissions(reader, f"{condition} ORDER BY position DESC LIMIT 1", number_of_it)
+        streams = partial(_numbered, number=number_of_it, index=index)
     elif _UUID.fullmatch(id):
         condition = "convert_from(payload, 'UTF8') LIKE '%\"job_id\":\"' || $1 || '%' ORDER BY position"
         found = await _submissions(reader, condition, id[:_ID_BEGINS])
-        streams = [_named(one, id) for one in found]
+        streams = partial(_named, id=id)
     else:
         raise NotFound(f"{job!r} is no job: give its number, its id, or for a task NUMBER_INDEX")
-    for one in streams:
-        if one:
+    for submitted in found:
+        if one := streams(submitted):
             return one
-    archived = (await reader.archives()).end
-    where = f"among the events behind {archived:,}; those before are archived" if archived else "in the log"
-    raise NotFound(f"there is no job {job} {where}")
+    async for stored in _in_files(reader):
+        if stored.type == "JobSubmitted" and (one := streams(_submission(stored))):
+            return one
+    raise NotFound(f"there is no job {job} in the log")
 
 
 async def _submissions(reader: LogReader, condition: str, argument: object) -> list[ev.JobSubmitted]:
     found = await reader.where(f"type = 'JobSubmitted' AND {condition}", argument)
-    events = [codec.open_payload(one.position, one.type, one.schema_version, one.payload) for one in found]
-    return [event for event in events if isinstance(event, ev.JobSubmitted)]
+    return [_submission(one) for one in found]
+
+
+def _submission(stored: Stored) -> ev.JobSubmitted:
+    event = codec.open_payload(stored.position, stored.type, stored.schema_version, stored.payload)
+    assert isinstance(event, ev.JobSubmitted), "open_payload has compared the types"
+    return event
+
+
+async def _in_files(reader: LogReader) -> AsyncIterator[Stored]:
+    """The events that are in archives and not in the table any more; ``Archived`` when those are away."""
+    archives = await reader.archives()
+    for chunk in archives.stored(0, archives.end):
+        for one in chunk:
+            yield one
 
 
 def _numbered(submitted: ev.JobSubmitted, number: int, index: str | None) -> list[str]:

@@ -53,8 +53,8 @@ def jobs(count: int) -> dict[str, Any]:
     return {"jobs": [{"user_id": "alice", "command": "true", "hold": True}] * count}
 
 
-def audit(file: Path, key: str) -> subprocess.CompletedProcess[str]:
-    check = [sys.executable, auditor.__file__, str(file), "--key", key]
+def audit(file: Path, key: str, *options: str) -> subprocess.CompletedProcess[str]:
+    check = [sys.executable, auditor.__file__, *options, str(file), "--key", key]
     return subprocess.run(check, capture_output=True, text=True)
 
 
@@ -167,6 +167,26 @@ async def test_without_the_files_the_rest_holds_and_what_is_missing_is_said(hous
     assert house.run("archive", "--drop").returncode == 1
     assert run(house.data, "verify", DATABASE_URL=house.dsn, HORIZON_ARCHIVE=str(elsewhere)).returncode == 0
     assert house.run("verify", "--decisions").returncode == 1
+
+
+async def test_a_job_that_is_archived_is_proven_from_the_files(house: House) -> None:
+    house.ok("archive")
+    house.ok("cancel", "1", "--reason", "late")
+    house.up.stop()  # which signs that
+    proof = house.data / "proof.json"
+    house.ok("prove", "1", "--out", str(proof))
+    proven = audit(proof, house.keys[0], "--proof")
+    assert (proven.returncode, proven.stderr) == (0, "")
+    fields = json.loads(proof.read_bytes())
+    assert [one["type"] for one in fields["events"]] == ["JobSubmitted", "JobCancelled"]
+    by_id = json.loads(house.ok("prove", fields["streams"][0].removeprefix("job/")))
+    assert by_id["events"] == fields["events"]
+    assert house.run("prove", "9999").returncode == 4
+    assert house.run("prove", "1_0").returncode == 4
+    house.files()[1].rename(house.data / "away.jsonl")
+    away = house.run("prove", "1")
+    assert (away.returncode, away.stdout) == (1, "")
+    assert "events 101 to 200 are in the file log-" in away.stderr
 
 
 def rewritten(file: Path, position: int) -> bytes:
