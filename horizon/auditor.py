@@ -78,6 +78,16 @@ class Wrong(Exception):
         super().__init__(f"position {position}: {what}")
 
 
+class Unvouched(Wrong):
+    """It is signed, and by no key that is trusted; the ids of those keys."""
+
+    def __init__(self, note: Note) -> None:
+        self.key_ids = [both[:4].hex() for _, both in note.signatures]
+        ids = " and ".join(self.key_ids)
+        what = f"its checkpoint is signed with the key {ids}, which no key given here is or vouches for"
+        super().__init__(note.size, f"{what}; that the log itself names a key is no reason to trust it")
+
+
 # --- hashes, keys and notes ---------------------------------------------------------------------------
 
 
@@ -199,8 +209,10 @@ class Audit:
         self.kept = [note for note in kept if note.size >= self.before]
         self.too_early = [note.size for note in kept if note.size < self.before]
         """The kept checkpoints still to be checked; the sizes of those that lie before the export."""
-        self.checkpoints = self.signed = self.doubtful = 0
-        """How many held; the size of the newest that is vouched for, and of the first since that is not."""
+        self.checkpoints = self.signed = 0
+        """How many held; the size of the newest that is vouched for."""
+        self.doubtful: Note | None = None
+        """The first since that is not."""
         self.handed_over = True
 
     def line(self, line: dict[str, Any]) -> bool:
@@ -319,7 +331,7 @@ class Audit:
         if not signers and self.named:
             raise Wrong(note.size, "its checkpoint is not signed by the key in force")
         if not signers:  # by a key that was named before the export begins
-            self.doubtful = self.doubtful or note.size
+            self.doubtful = self.doubtful or note
             return
         key = signers[0]
         if not (self.handed_over or key.text in self.trusted or self.named[-2].signed(note)):
@@ -327,9 +339,13 @@ class Audit:
         self.handed_over = True
         if any(one.signed(note) for one in list(self.trusted.values())):
             self.trusted[key.text] = key
-            self.signed, self.doubtful = note.size, 0
-        elif not self.doubtful:
-            self.doubtful = note.size
+            self.signed, self.doubtful = note.size, None
+        else:
+            self.doubtful = self.doubtful or note
+
+    def check_vouched(self) -> None:
+        if self.doubtful is not None:
+            raise Unvouched(self.doubtful)
 
     def end(self, line: dict[str, Any]) -> None:
         self.check_kept()
@@ -339,8 +355,7 @@ class Audit:
             )
         if self.kept:
             raise Wrong(self.position + 1, f"events up to {self.kept[0].size} were signed, and they end here")
-        if self.doubtful:
-            raise Wrong(self.doubtful, "no key given here vouches for the key of its checkpoint")
+        self.check_vouched()
         if not self.signed:
             raise Wrong(self.position, "nothing up to it is signed: all of this may have been made up")
 
@@ -439,8 +454,10 @@ def audit_proof(path: str, keys: list[Key]) -> int:
         with open(path, "rb") as file:
             proof = json.load(file)
         note, story = Note(proof["checkpoint"]), Story(proof["job"], proof["streams"])
-        if note.origin != "horizon/" + proof["log_id"] or not any(key.signed(note) for key in keys):
-            raise Wrong(note.size, "the checkpoint is not signed by a key given here")
+        if note.origin != "horizon/" + proof["log_id"]:
+            raise Wrong(note.size, f"the checkpoint is of the log {note.origin}, and the proof of another")
+        if not any(key.signed(note) for key in keys):
+            raise Unvouched(note)
         for event in proof["events"]:
             at = event["position"]
             leaf, path_up = event_hash(event, bytes.fromhex(event["previous"])), event["path"]

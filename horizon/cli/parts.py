@@ -134,8 +134,7 @@ def _linked(part: Checked, found: list[Checked]) -> int:
             raise Wrong(end[0], f"one of the events {part.first} to {end[0]} is not what was archived")
         if any(signed for _, signed in says):
             return 0
-        if audit.doubtful:
-            raise Wrong(audit.doubtful, "no key given here vouches for the key of its checkpoint")
+        audit.check_vouched()
     return int(audit.position - max(audit.signed, part.first - 1))
 
 

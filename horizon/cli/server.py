@@ -276,10 +276,10 @@ class Scheduler:
 def _warn_of_key(keys: KeyFile, signing_key: str) -> None:
     """A standby without the key of the log signs with one of its own, once it leads."""
     try:
-        own = keys.public()
+        own = (keys.public(), keys.in_force())  # of which the one in force hands over to the other
     except BadKey as error:
         raise CliError(str(error)) from error
-    if signing_key and str(own) != signing_key:
+    if signing_key and signing_key not in map(str, own):
         log.warning(
             "the key that signs the log is not here: once it leads, this scheduler signs with one of its "
             "own, which the other did not hand over to; have HORIZON_SIGNING_KEY name the same file on both",

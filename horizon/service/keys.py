@@ -1,7 +1,8 @@
 """The key that signs the log's checkpoints: in a file outside the database, for its owner's eyes only.
 
 Beside ``signing.key`` stands ``signing.pub``, for whoever is to check, and for a while after a rotation
-``signing.old``: the key before, which signs one checkpoint together with the new one and is then deleted.
+``signing.old``: the key before, which signs one checkpoint together with the new one and is then deleted. Its
+public half stays, as ``signing-ID.pub``: what was exported or proven before is under that.
 """
 
 from __future__ import annotations
@@ -49,6 +50,15 @@ class KeyFile:
         except (OSError, BadNote) as error:
             raise BadKey(f"the public key in {self.public_path} cannot be read: {error}") from error
 
+    def in_force(self) -> VerifyKey | None:
+        """The public half of the key that the log is signed with now. Raises ``BadKey``."""
+        outgoing = self.outgoing()
+        return self.public() if outgoing is None else outgoing.public
+
+    def retired_path(self, key_id: str) -> Path:
+        """Where the public half of a key stays once there is another."""
+        return self.path.with_name(f"{self.path.stem}-{key_id}.pub")
+
     def outgoing(self) -> SigningKey | None:
         """The key before, while it has not handed over to this one yet. Raises ``BadKey``."""
         return self._read(self._old_path)
@@ -65,9 +75,10 @@ class KeyFile:
             )
         new = SigningKey.new(key.public.name)
         try:
+            _write_durably(self.retired_path(key.public.id.hex()), str(key.public), 0o644)
             _write_durably(self._old_path, key.private_text(), 0o600)
         except OSError as error:
-            raise BadKey(f"the old key cannot be kept in {self._old_path}: {error.strerror}") from error
+            raise BadKey(f"the old key cannot be kept beside {self.path}: {error.strerror}") from error
         self._write(new)
         return new.public
 

@@ -7,6 +7,12 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+from structlog.testing import capture_logs
+
+from horizon import auditor
+from horizon.cli.server import _warn_of_key
+from horizon.service.keys import KeyFile
+from horizon.store.note import SigningKey
 from tests.cli.house import Up, run
 
 
@@ -19,15 +25,51 @@ def test_a_key_is_made_at_the_first_start_and_can_be_rotated(start_up: Callable[
     first = up.ok("keys").strip()
     assert first.startswith("horizon/")
     assert first == (data / "keys" / "signing.pub").read_text().strip()
+    up.submit("--hold", "--", "true")
+    export, proof = home / "log.jsonl", home / "proof.json"
     second = up.ok("keys", "rotate").strip()
     assert second != first
-    assert up.ok("keys").strip() == second
     up.stop()
     assert second not in (data / "checkpoints").read_text()
+
+    # Until the next start the old one is in force: it is shown, and what is made now holds under it.
+    shown = run(data, "keys")
+    assert shown.stdout.strip() == first
+    assert f"from the next start of Horizon on the log is signed with {second}" in shown.stderr
+    assert run(data, "export", "--out", str(export)).returncode == 0
+    assert run(data, "prove", "1", "--out", str(proof)).returncode == 0
+    assert auditor.main([str(export), "--key", shown.stdout]) == 0
+    assert auditor.main(["--proof", str(proof), "--key", shown.stdout]) == 0
+    assert run(data, "verify", "--export", str(export)).returncode == 0
     start_up().stop()
+
+    # Behind it the new one is; the public half of the old one stays, and is named to whoever needs it.
+    assert run(data, "keys").stdout.strip() == second
+    old = data / "keys" / f"signing-{first.split('+')[1]}.pub"
+    assert old.read_text().strip() == first
+    before = run(data, "verify", "--export", str(export))
+    assert before.returncode == 1
+    assert f"is signed with the key {first.split('+')[1]}, which no key given here" in before.stderr
+    assert f"{old} is that key, which was in force before a rotation" in before.stderr
+    assert run(data, "verify", "--export", str(export), "--key", str(old)).returncode == 0
+    assert auditor.main(["--proof", str(proof), "--key", second]) == 1
+    assert auditor.main(["--proof", str(proof), "--key", str(old)]) == 0
     named = (data / "checkpoints").read_text()
     assert named.count("horizon/") >= 5
     assert not (data / "keys" / "signing.old").exists()
+
+
+def test_a_standby_is_content_with_either_key_of_a_rotation(tmp_path: Path) -> None:
+    keys = KeyFile(tmp_path / "signing.key")
+    old = keys.key("horizon/00").public
+    new = keys.rotate()
+    with capture_logs() as said:
+        for signing_key in ("", str(old), str(new)):
+            _warn_of_key(keys, signing_key)
+    assert said == []
+    with capture_logs() as said:
+        _warn_of_key(keys, str(SigningKey.new("horizon/00").public))
+    assert len(said) == 1
 
 
 def test_an_older_backup_is_not_led(start_up: Callable[..., Up], home: Path) -> None:
