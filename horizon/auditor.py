@@ -211,6 +211,8 @@ class Audit:
         """The kept checkpoints still to be checked; the sizes of those that lie before the export."""
         self.checkpoints = self.signed = 0
         """How many held; the size of the newest that is vouched for."""
+        self.matched = self.before
+        """The size of the last one that held."""
         self.doubtful: Note | None = None
         """The first since that is not."""
         self.handed_over = True
@@ -317,8 +319,18 @@ class Audit:
             raise Wrong(size, f"its checkpoint comes too late to be checked, behind event {position}")
         self.check_signatures(note)
         if note.tip != self.tip or note.root != self.root():
-            raise Wrong(size, "the events up to it are not those that were signed")
+            raise Wrong(size, self.differs(size))
         self.checkpoints += 1
+        self.matched = size
+
+    def differs(self, size: int) -> str:
+        """Between which two checkpoints something is not what was signed: nobody can say more."""
+        begin = self.matched + 1
+        if begin > size:
+            return "the events up to it are not those that were signed"
+        which = f"one of the events {begin} to {size}" if begin < size else f"event {size}"
+        header = ", or what the header says stands before them," if 1 < begin == self.before + 1 else ""
+        return f"{which}{header} is not what was signed"
 
     def check_origin(self, note: Note) -> None:
         if note.origin != self.origin:

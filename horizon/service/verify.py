@@ -173,7 +173,8 @@ class CheckedFold:
             codec.check_link(stored, position, self.tip)
             event = codec.open_payload(position, stored.type, stored.schema_version, stored.payload)
         except Corrupt as error:
-            raise Unsound(position, str(error)) from error
+            what = str(error).replace(f"event {position} ", "it ", 1)  # whose position is said once
+            raise Unsound(position, what) from error
         fields: tuple[Any, ...] = (*astuple(stored), event)
         recorded = Recorded(*fields)
         wrong = fault(self.state, recorded)
@@ -235,6 +236,8 @@ class _Audit:
         self._next_in_table: Signed | None = None
         self._next_in_files = next(files, None)
         self._begun = False
+        self._matched = 0
+        """The size of the last checkpoint that held."""
 
     async def event(self, stored: Stored) -> None:
         if not self._begun:
@@ -247,9 +250,9 @@ class _Audit:
         size = self.frontier.size
         while self._next_in_table is not None and self._next_in_table.size <= size:
             signed = self._next_in_table
+            self._check(Said(signed.size, TABLE, signed.note))
             if signed.frontier != self.frontier.packed():
                 raise Unsound(size, f"the frontier in {TABLE} at {signed.size} is not that of the log")
-            self._check(Said(signed.size, TABLE, signed.note))
             self.in_table += 1
             self._next_in_table = await anext(self._table, None)
         while self._next_in_files is not None and self._next_in_files.size <= size:
@@ -266,7 +269,17 @@ class _Audit:
         if said.size != size or checkpoint.size != size:
             raise Unsound(said.size, f"its checkpoint in {said.where} is out of its order")
         if checkpoint.tip != self.fold.tip or checkpoint.root != self.frontier.root():
-            raise Unsound(size, f"the events up to it are not those that were signed in {said.where}")
+            raise Unsound(size, f"{self._differs(size)} signed in {said.where}")
+        self._matched = size
+
+    def _differs(self, size: int) -> str:
+        """Between which two checkpoints something is not what was signed: nobody can say more."""
+        begin = self._matched + 1
+        if begin > size:
+            return "the events up to it are not those that were"
+        return (
+            f"{f'one of the events {begin} to {size}' if begin < size else f'event {size}'} is not what was"
+        )
 
     async def end(self, log: LogSource) -> None:
         """What can be asked once all events have been seen."""

@@ -188,7 +188,7 @@ def signed_and_taken_away(forged: Forged) -> None:
         (answered_otherwise, "was answered in 2 ways"),
         (answered_wrongly, "was answered with job 999"),
         (with_a_gap, "I5: event"),
-        (changed, "event 4 has been changed"),
+        (changed, "position 4: it has been changed"),
         (without_its_leader, "which has no leader"),
         (led_by_two, "I6: 2 schedulers led in epoch"),
         (out_of_order, "I7: "),

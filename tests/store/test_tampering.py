@@ -269,6 +269,22 @@ async def test_it_is_found_at_its_position(
     assert f"position {position}: " in capsys.readouterr().err
 
 
+async def test_what_was_rewritten_is_said_to_be_between_two_checkpoints(
+    house: House, admin: asyncpg.Connection[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its hashes are right, so no more can be said; of a wrong hash it is said once where it is."""
+    await then_rechain(7, "UPDATE events SET actor = 'mallory' WHERE position = 7")(admin)
+    with pytest.raises(
+        Unsound, match=r"^position 12: one of the events 5 to 12 is not what was signed in the"
+    ):
+        await verified(house)
+    assert await audited(house, tmp_path / "export.jsonl") == 1
+    assert "position 12: one of the events 5 to 12 is not what was signed\n" in capsys.readouterr().err
+    await admin.execute("UPDATE events SET actor = 'eve' WHERE position = 9")
+    with pytest.raises(Unsound, match=r"^position 9: it has been changed, or the one before it: "):
+        await verified(house)
+
+
 @pytest.mark.parametrize(
     ("tamper", "position"),
     [
