@@ -248,6 +248,10 @@ def _say(found: Report, trusted: bool) -> None:
     keys = f"{found.keys} key{'s' * (found.keys != 1)}"
     kept = f", {found.kept:,} kept elsewhere" if found.kept else ""
     whose = "" if trusted else "; no key was given, so the first that the log names was believed"
+    lost = (
+        f"  missing   {found.not_in_table:,} in files are not in the table: a crash between the two may",
+        "            leave one out, any more were taken away there",
+    )
     for line in (
         f"the log {found.origin} holds",
         f"  bytes     {found.events:,} events, each hash made anew from what the database holds, to the head",
@@ -256,6 +260,7 @@ def _say(found: Report, trusted: bool) -> None:
         f"            {found.digest}",
         f"  signed    up to {found.signed:,}: {found.in_table:,} checkpoints in the table, "
         f"{found.in_files:,} in files{kept}, under {keys}{whose}",
+        *(lost if found.not_in_table else ()),
         f"  unsigned  {found.events - found.signed:,} events behind that are linked only",
     ):
         click.echo(line)

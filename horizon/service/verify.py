@@ -80,6 +80,8 @@ class Report(NamedTuple):
     """Checkpoints."""
     kept: int
     """Those that somebody kept elsewhere, and holds the log to."""
+    not_in_table: int
+    """Places at which a file has a checkpoint, and the table has none."""
     signed: int
     """Up to which position the log is signed."""
     digest: str
@@ -127,7 +129,8 @@ async def verify(
                 "its end was taken away, or an older backup was restored",
             )
     fold, signatures = CheckedFold(decisions), Signatures(origin, keys)
-    audit = _Audit(head, fold, signatures, log.checkpoints(), _in_files(files), kept)
+    known_to = max((end.size for end in ends if end.where != TABLE), default=0)
+    audit = _Audit(head, fold, signatures, log.checkpoints(), _in_files(files), kept, known_to)
     async for chunk in log.stored(0, head.position):
         for stored in chunk:
             await audit.event(stored)
@@ -225,7 +228,9 @@ class _Audit:
         table: AsyncIterator[Signed],
         files: Iterator[Said],
         kept: Iterable[Said],
+        known_to: int,
     ) -> None:
+        """``known_to`` is the size of the newest checkpoint in a file when the database was first asked."""
         self.head = head
         self.fold = fold
         self.state = fold.state
@@ -236,6 +241,10 @@ class _Audit:
         self._next_in_table: Signed | None = None
         self._next_in_files = next(files, None)
         self._begun = False
+        self._known_to = known_to
+        self._in_table_at = 0
+        """The size of the last one in the table."""
+        self._not_in_table: set[int] = set()
         self._matched = 0
         """The size of the last checkpoint that held."""
 
@@ -253,15 +262,20 @@ class _Audit:
             self._check(Said(signed.size, TABLE, signed.note))
             if signed.frontier != self.frontier.packed():
                 raise Unsound(size, f"the frontier in {TABLE} at {signed.size} is not that of the log")
-            self.in_table += 1
+            self.in_table, self._in_table_at = self.in_table + 1, size
             self._next_in_table = await anext(self._table, None)
         while self._next_in_files is not None and self._next_in_files.size <= size:
-            self._check(self._next_in_files)
+            self._check_outside(self._next_in_files)
             self.in_files += 1
             self._next_in_files = next(self._files, None)
         while self._kept and self._kept[0].size <= size:
-            self._check(self._kept.popleft())
+            self._check_outside(self._kept.popleft())
             self.kept += 1
+
+    def _check_outside(self, said: Said) -> None:
+        self._check(said)
+        if self._in_table_at < said.size <= self._known_to:  # one made since goes to the table a little later
+            self._not_in_table.add(said.size)
 
     def _check(self, said: Said) -> None:
         size = self.frontier.size
@@ -294,6 +308,10 @@ class _Audit:
         async for more in log.stored(head.position, head.position + 1):
             if (await log.head()).position == head.position:
                 raise Unsound(more[0].position, "it stands behind the head of the log")
+        if self._next_in_files is not None:
+            for said in (self._next_in_files, *self._files):
+                if said.size <= head.position:
+                    raise Unsound(said.size, f"its checkpoint in {said.where} is out of its order")
         self.signatures.end(state)
         if self.fold.decisions is not None:
             self.fold.decisions.end(state)
@@ -309,6 +327,7 @@ class _Audit:
             self.in_table,
             self.in_files,
             self.kept,
+            len(self._not_in_table),
             self.signatures.signed,
             digest(state),
         )

@@ -341,6 +341,35 @@ async def test_a_checkpoint_that_somebody_kept_shows_what_table_and_file_hide(
             await verified(house, files=False, kept=[kept])
 
 
+async def test_checkpoints_that_were_taken_out_of_the_table_are_counted(
+    house: House, admin: asyncpg.Connection[Any], tmp_path: Path
+) -> None:
+    """The file has them, so the log holds; that they are gone is to be seen all the same."""
+    kept = tmp_path / "kept.txt"
+    kept.write_text(list(house.notes.notes())[1])
+    assert (await verified(house, kept=[kept])).not_in_table == 0
+    await admin.execute("DELETE FROM checkpoints WHERE size = 12")
+    for files in (True, False):
+        assert (await verified(house, files, [kept])).not_in_table == 1
+    await admin.execute("DELETE FROM checkpoints")
+    found = await verified(house)
+    assert (found.in_table, found.in_files, found.not_in_table) == (0, len(SIGNED), len(SIGNED))
+
+
+async def test_a_file_whose_checkpoints_are_out_of_their_order_is_found(house: House, tmp_path: Path) -> None:
+    first, *others = house.notes.notes()
+    checkpoint, _ = read_note(first)
+    made_up = signed(replace(checkpoint, size=99), [SigningKey.new(checkpoint.origin)])
+    swapped = NoteFile(tmp_path / "checkpoints")
+    for note in (first, made_up, *others):
+        swapped.append(note)
+    reader = LogReader(house.dsn)
+    await reader.open()
+    with pytest.raises(Unsound, match=r"position 12: its checkpoint in .* is out of its order"):
+        await verify(reader, [swapped], [], lambda done, total: None)
+    await reader.close()
+
+
 async def test_without_the_file_a_log_that_is_not_signed_any_more_is_noticed(
     house: House, admin: asyncpg.Connection[Any], tmp_path: Path
 ) -> None:
