@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -323,20 +324,30 @@ def export(ctx: click.Context, first: int, last: int | None, out: str | None, da
 
 @contextmanager
 def _output(out: str | None) -> Iterator[Any]:
-    """A file of this name, or stdout."""
+    """Stdout, or a file of this name: written beside it, and given the name when it is whole and on disk. So
+    what failed or was stopped leaves what was there."""
     if out is None:
         yield sys.stdout.buffer
         return
+    path = partial = Path(out).resolve()
+    if path.is_file() or not path.exists():  # else a pipe, or /dev/null, whose place nothing can take
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        file = Path(out).open("wb")  # noqa: SIM115 - closed below, and its errors said above
+        with partial.open("wb") as file:
+            if path.is_file():
+                os.fchmod(file.fileno(), path.stat().st_mode & 0o777)  # who may read it stays as it was
+            packs = gzip.GzipFile("", "wb", fileobj=file) if out.endswith(".gz") else nullcontext(file)
+            with packs as packed:
+                yield packed
+            if partial is not path:
+                file.flush()
+                os.fsync(file.fileno())
+                partial.replace(path)
     except OSError as error:
-        raise CliError(f"{out} cannot be written: {error.strerror}") from error
-    with file:
-        if not out.endswith(".gz"):
-            yield file
-            return
-        with gzip.GzipFile(fileobj=file, mode="wb") as packed:
-            yield packed
+        raise CliError(f"{out} cannot be written: {error.strerror or error}") from error
+    finally:
+        if partial is not path:
+            partial.unlink(missing_ok=True)
 
 
 async def _export(directory: Path, first: int, last: int | None, file: IO[bytes]) -> None:

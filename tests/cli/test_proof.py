@@ -11,7 +11,7 @@ from pathlib import Path
 
 from horizon import auditor
 from horizon.service.notefile import NoteFile
-from tests.cli.house import Up, run
+from tests.cli.house import HORIZON, Up, environment, run
 
 
 def test_an_export_is_proven_by_the_auditor_alone(start_up: Callable[..., Up], home: Path) -> None:
@@ -37,6 +37,41 @@ def test_an_export_is_proven_by_the_auditor_alone(start_up: Callable[..., Up], h
     assert refused.returncode == 2
     assert "the log has the events 1 to" in refused.stderr
     assert not (home / "data" / "postgres" / "postmaster.pid").exists(), "it stops what it started"
+
+
+def test_an_export_that_fails_leaves_the_one_that_was_there(start_up: Callable[..., Up], home: Path) -> None:
+    up = start_up()
+    up.until(up.submit("--", "true"), "Completed")
+    good = home / "good" / "log.jsonl.gz"
+    good.parent.mkdir()
+    up.ok("export", "--out", str(good))
+    good.chmod(0o600)
+    kept = good.read_bytes()
+    unreachable = {"DATABASE_URL": "postgresql://127.0.0.1:1/nothing"}
+    nothing: dict[str, str] = {}
+    for code, arguments, env in (
+        (2, ["--from", "9999"], nothing),
+        (1, [], unreachable),
+    ):
+        done = up.run("export", *arguments, "--out", str(good), **env)
+        assert done.returncode == code, done.stderr
+        assert good.read_bytes() == kept, arguments
+    no_room = ["sh", "-c", 'ulimit -f 0; exec "$@"', "sh", *HORIZON, "export", "--out", str(good)]
+    done = subprocess.run(no_room, capture_output=True, text=True, env=environment(home / "data"))
+    assert done.returncode == 1
+    assert f"{good} cannot be written: File too large" in done.stderr
+    assert good.read_bytes() == kept
+    done = run(home / "data", "prove", "99", "--out", str(good))
+    assert done.returncode == 4
+    assert good.read_bytes() == kept
+    assert [one.name for one in good.parent.iterdir()] == [good.name], "nothing is left beside it"
+    link = home / "link.jsonl.gz"
+    link.symlink_to(good)
+    up.ok("export", "--to", "3", "--out", str(link))
+    assert gzip.decompress(good.read_bytes()).splitlines()[-1] == b'{"end":true,"events":3}'
+    assert (link.is_symlink(), good.stat().st_mode & 0o777) == (True, 0o600)
+    up.ok("export", "--out", "/dev/null")
+    assert Path("/dev/null").is_char_device()
 
 
 def test_without_a_database_there_is_nothing_to_export(home: Path) -> None:
