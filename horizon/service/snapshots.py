@@ -61,14 +61,18 @@ class SnapshotKeeper:
             await asyncio.sleep(LOOK_S)
 
     async def _write(self) -> None:
-        process = await asyncio.create_subprocess_exec(
-            *self._command,
-            env=self._environment,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
-        )
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self._command,
+                env=self._environment,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                start_new_session=True,
+            )
+        except Exception as error:  # no memory for it, no descriptor, a program that was moved away
+            log.warning("what writes snapshots could not be started", error=str(error))
+            return
         try:
             _, said = await process.communicate()
         except asyncio.CancelledError:

@@ -194,6 +194,23 @@ async def test_one_that_fails_is_said_and_tried_again_later(house: House, eager:
         assert (logs[0]["code"], logs[0]["said"]) == (3, "the disk is full")
 
 
+async def test_what_cannot_be_started_is_said_and_tried_again_later(
+    house: House, eager: None, tmp_path: Path
+) -> None:
+    program = tmp_path / "program"
+    async with house.engine() as engine:
+        keeper = house.keeper(engine, str(program))
+        with capture_logs() as logs:
+            keeper.start()
+            await until(lambda: len(logs) == 1)
+            program.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+            program.chmod(0o700)
+            await house.run_jobs(engine, 1)
+            await until((tmp_path / "started").exists)
+            await keeper.stop()
+        assert "No such file or directory" in logs[0]["error"]
+
+
 async def test_one_that_is_being_written_is_given_up_at_stop(
     house: House, eager: None, tmp_path: Path
 ) -> None:
