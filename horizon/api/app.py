@@ -13,10 +13,11 @@ from horizon.api import auth, openapi
 from horizon.api.answers import json
 from horizon.api.context import Context
 from horizon.api.forward import Forwarder
-from horizon.api.problems import EXPECTATION, Problem, problem_for
+from horizon.api.problems import EXPECTATION, Problem, problem_for, unavailable
 from horizon.api.reading import MIN_POSITION, NoQuery, Query, check_length, without_min_position
 from horizon.api.routes import API, OPEN_PATHS, OPENAPI_PATH, ROUTES, Route
 from horizon.core import limits
+from horizon.core.at_rest import Unreadable
 from horizon.service.clock import Clock, SystemClock
 from horizon.service.engine import Engine
 from horizon.service.standby import Standby
@@ -41,7 +42,7 @@ def create_app(
     """
     authorized = auth.authorizer(token)
     context = Context(engine, token, clock or SystemClock(), standby)
-    app = web.Application(middlewares=[_gate(authorized)], client_max_size=limits.BODY_BYTES_MAX)
+    app = web.Application(middlewares=[_gate(authorized, context)], client_max_size=limits.BODY_BYTES_MAX)
     app[CONTEXT] = context
     forwarder = None if standby is None else Forwarder(standby)
     if forwarder is not None:
@@ -119,7 +120,7 @@ def _forwarded(route: Route, context: Context, bound: Bound, forwarder: Forwarde
     return forwarded
 
 
-def _gate(authorized: Callable[[str], bool]) -> Middleware:
+def _gate(authorized: Callable[[str], bool], context: Context) -> Middleware:
     """The one middleware: lets in who may come in, and turns whatever goes wrong into a problem."""
 
     @web.middleware
@@ -129,6 +130,9 @@ def _gate(authorized: Callable[[str], bool]) -> Middleware:
             if not authorized(given) and request.path not in OPEN_PATHS:
                 raise auth.refused(given)
             return await handler(request)
+        except Unreadable as error:
+            context.doubt(error)
+            return unavailable(f"{error}; the log is folded anew", 1).response()
         except ConnectionError:
             raise  # the client has gone; there is nobody to tell
         except Exception as error:

@@ -17,6 +17,7 @@ from horizon.api.faults import clipped
 from horizon.api.past import Past
 from horizon.api.problems import malformed, not_found, unavailable
 from horizon.api.reading import fingerprint, idempotency_key
+from horizon.core.at_rest import Unreadable
 from horizon.core.commands import Command
 from horizon.core.explain import explainer
 from horizon.core.model import JobSpec
@@ -84,6 +85,12 @@ class Context:
         if not state.epoch:
             raise Stopped("Horizon is starting: the log is still being read")
         return state
+
+    def doubt(self, error: Unreadable) -> None:
+        """What a state rests on cannot be read any more: whoever has that state makes it anew."""
+        self.past.doubt(error)
+        following = self.following
+        (self.engine if following is None else following.follower).doubt(error)
 
     def now_us(self) -> int:
         """The clock, but never before what is in the log."""

@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 
 from horizon.api import times
 from horizon.api.problems import Fault, invalid
+from horizon.core.at_rest import Unreadable, rests_on
 from horizon.core.state import State
 from horizon.service.recovery import fold_until
 from horizon.store.port import EventStore, Snapshot
@@ -73,6 +74,11 @@ class Past:
                 self._state = state = await fold_until(self._store, self._head(), position, self._snapshots)
             self._keep_for_a_while()
         return state
+
+    def doubt(self, error: Unreadable) -> None:
+        """What the kept state rests on cannot be read any more."""
+        if self._state is not None and rests_on(self._state, error.records):
+            self._state = None
 
     def _keep_for_a_while(self) -> None:
         if self._drop is not None:

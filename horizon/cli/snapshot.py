@@ -45,7 +45,8 @@ def _give_way() -> None:
 
 async def _snapshot(directory: Path) -> int:
     from horizon.cli.database import log_reader, progress_printer
-    from horizon.service.recovery import fold_log, nearest
+    from horizon.core.at_rest import Unreadable
+    from horizon.service.recovery import fold_nearest
     from horizon.store.snapshots import Snapshots
 
     snapshots = Snapshots(places.snapshots(directory))
@@ -55,11 +56,11 @@ async def _snapshot(directory: Path) -> int:
                 raise CliError(f"another process is writing a snapshot into {snapshots.directory}")
             head = await reader.head()
             progress = progress_printer("reading the log")
-            progress(0, head.position)
-            begun = await nearest(reader, snapshots, head.position, head.log_id)
-            state = await fold_log(reader, head, progress, begun)
+            state, _ = await fold_nearest(reader, snapshots, head, progress)
             try:
                 path = snapshots.write(state, head.log_id, head.tip)
+            except Unreadable as error:
+                raise CliError(str(error)) from error
             except OSError as error:
                 where = f"no snapshot can be written into {snapshots.directory}: {error.strerror}"
                 raise CliError(f"{where}; those that are there are as they were") from error

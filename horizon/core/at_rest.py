@@ -11,7 +11,8 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final
+from struct import Struct as Packed
+from typing import Any, Final, Protocol
 from zlib import crc32
 
 import msgspec
@@ -26,7 +27,10 @@ DECODED_MAX: Final = 4_096
 NUMBER_BITS: Final = 40
 _NUMBER: Final = (1 << NUMBER_BITS) - 1
 TAG_BITS: Final = 24
-_LENGTH_BYTES: Final = 4
+_HEAD: Final = Packed(">II")
+"""Before each record: its length and its CRC-32, by which one is noticed that is not what was written."""
+_READ_BYTES: Final = 1_024
+"""At once: most records are shorter."""
 _SPEC: Final = Job.__struct_fields__.index("spec")
 _ARRAY: Final = Job.__struct_fields__.index("array")
 
@@ -80,6 +84,29 @@ def mark(state: JobState, priority: Priority) -> int:
 _STATES: Final = {state: number for number, state in enumerate(JobState)}
 
 
+class Unreadable(Exception):
+    """A record of a job at rest cannot be read any more. A state that rests on it is not to be trusted; the
+    log is. The message says which file it is in."""
+
+    def __init__(self, message: str, records: Records) -> None:
+        super().__init__(message)
+        self.records = records
+
+
+class Records(Protocol):
+    """The records of one snapshot, one behind the other. They stay where they are, and never change."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, begin: int, length: int) -> bytes | memoryview:
+        """So many bytes of them, all there. Raises ``Unreadable``."""
+        ...
+
+    def lost(self, why: str) -> Unreadable:
+        """What to raise when they are not what was written; whoever keeps them is told by it."""
+        ...
+
+
 class Columns(Struct, frozen=True):
     """What is known of jobs at rest without decoding any. By number, from 1, where nothing else is said."""
 
@@ -98,14 +125,17 @@ class Columns(Struct, frozen=True):
 class AtRest:
     """The jobs at rest of one snapshot, found by number and by id. It only reads what it was given."""
 
-    def __init__(self, columns: Columns, records: memoryview, arrays: dict[int, ArrayState]) -> None:
+    def __init__(self, columns: Columns, records: Records, arrays: dict[int, ArrayState]) -> None:
         self.columns = columns
         self.records = records
         self._arrays = arrays
         self._decoded: dict[int, Job] = {}
 
     def job(self, number: int) -> Job:
-        """The one with this number. O(1), and a decoding unless it was asked for lately."""
+        """The one with this number. O(1), and to be read and decoded unless it was asked for lately.
+
+        Raises ``Unreadable``; so does whatever asks for a job in a state that rests on records.
+        """
         found = self._decoded.get(number)
         if found is None:
             found = job_of(self.record(number), self._arrays)
@@ -114,9 +144,17 @@ class AtRest:
             self._decoded[number] = found
         return found
 
-    def record(self, number: int) -> memoryview:
-        begin = self.columns.places[number - 1] - 1 + _LENGTH_BYTES
-        return self.records[begin : begin + int.from_bytes(self.records[begin - _LENGTH_BYTES : begin])]
+    def record(self, number: int) -> bytes | memoryview:
+        begin = self.columns.places[number - 1] - 1
+        left = len(self.records) - begin
+        some = self.records.read(begin, min(_READ_BYTES, left))
+        length, crc = _HEAD.unpack_from(some)
+        if 0 < length <= left - _HEAD.size:  # what was never written is often zeros
+            end = _HEAD.size + length
+            record = (some if end <= len(some) else self.records.read(begin, end))[_HEAD.size : end]
+            if crc32(record) == crc:
+                return record
+        raise self.records.lost(f"the record of job {number} is not what was written")
 
     def find(self, id: str) -> Job | None:
         """The one with this id. O(log jobs), and O(1) for nearly all that are not here."""
@@ -209,6 +247,12 @@ class JobsById(dict[str, Job]):
         return [(job.id, job) for job in self._numbered]
 
 
+def rests_on(state: State, records: Records) -> bool:
+    """Whether a state has jobs of which there is no more than these records."""
+    numbered = state.numbered
+    return isinstance(numbered, Numbered) and numbered.at_rest.records is records
+
+
 class Writer:
     """Puts those that have come to rest behind those that were before. Amortised O(1) a job."""
 
@@ -223,18 +267,19 @@ class Writer:
         self._owners.frombytes(bytes(4 * new))
         self._index = array("Q", columns.index if columns else b"")
         self._tags = bytearray(columns.tags if columns else 1 << (TAG_BITS - 3))
-        self.before = before.records if before else memoryview(b"")
+        self.before = before.records if before else None
         """The records that are there already: nothing has happened to them."""
+        self._begin = len(before.records) if before else 0
         self.records = bytearray()
 
     def add(self, job: Job) -> None:
         record, tag = record_of(job), _tag(job.id)
-        self._places[job.number - 1] = len(self.before) + len(self.records) + 1
+        self._places[job.number - 1] = self._begin + len(self.records) + 1
         self._marks[job.number - 1] = mark(job.state, job.priority)
         self._owners[job.number - 1] = job.share
         self._index.append(tag << NUMBER_BITS | job.number)
         self._tags[tag >> 3] |= 1 << (tag & 7)
-        self.records += len(record).to_bytes(_LENGTH_BYTES)
+        self.records += _HEAD.pack(len(record), crc32(record))
         self.records += record
 
     def columns(self) -> Columns:

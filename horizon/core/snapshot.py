@@ -22,6 +22,7 @@ from horizon.core.at_rest import (
     Columns,
     JobsById,
     Numbered,
+    Records,
     Writer,
     entries,
     is_at_rest,
@@ -41,11 +42,13 @@ _HINTS: Final = get_type_hints(State)
 
 
 class Parts(Struct, frozen=True):
-    """What one snapshot consists of; ``records`` may be in several pieces, one behind the other."""
+    """What one snapshot consists of. Its records are those of the snapshot before and, behind them, the new
+    ones."""
 
     contents: bytes | memoryview
     columns: Columns
-    records: tuple[bytes | memoryview, ...]
+    before: Records | None
+    records: bytes | memoryview
 
 
 class _Array(Struct, array_like=True):
@@ -109,14 +112,13 @@ def dump(state: State) -> Parts:
         leaving=list(state.leaving),
         preemptible=[[job.number for job in jobs.values()] for jobs in state.preemptible],
     )
-    return Parts(
-        msgspec.msgpack.encode(contents), rest.columns(), (rest.before, memoryview(rest.records).toreadonly())
-    )
+    new = memoryview(rest.records).toreadonly()
+    return Parts(msgspec.msgpack.encode(contents), rest.columns(), rest.before, new)
 
 
-def load(contents: bytes | memoryview, columns: Columns, records: memoryview) -> State:
-    """The state that was dumped, its records in one piece. They and the columns must stay as they are for as
-    long as it lives.
+def load(contents: bytes | memoryview, columns: Columns, records: Records) -> State:
+    """The state that was dumped. Its records are read when somebody asks for one; they and the columns must
+    stay as they are for as long as it lives.
 
     O(what is not at rest), and a word for every job that is. Raises all kinds of things, none of them
     harmful, for bytes that ``dump`` never gave.

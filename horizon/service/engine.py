@@ -21,6 +21,7 @@ import structlog
 import horizon
 from horizon.core import commands as cmd
 from horizon.core import events as ev
+from horizon.core.at_rest import Unreadable, rests_on
 from horizon.core.decide import Events, Given, Rejected, decide
 from horizon.core.evolve import evolve
 from horizon.core.model import EXECUTOR, SCHEDULER
@@ -36,7 +37,7 @@ from horizon.service.launches import Launcher
 from horizon.service.leadership import Lease, Turn, steady_s
 from horizon.service.metrics import EngineMetrics
 from horizon.service.notary import Distrust, Notary
-from horizon.service.recovery import Progress, fold_log, nearest
+from horizon.service.recovery import Progress, fold_nearest
 from horizon.store.port import (
     Answer,
     Archive,
@@ -135,6 +136,8 @@ class Engine:
         )
         self.trouble = ""
         """Why the store cannot be used just now."""
+        self._doubt = ""
+        """Why memory can no longer be trusted."""
         self.folded: tuple[int, int] | None = None
         """While the log is being read: how many of its events have been, of how many."""
         self.begun_at = 0
@@ -271,10 +274,8 @@ class Engine:
 
     async def _fold(self, store: EventStore, head: Head, progress: Progress) -> State:
         """The state as of the head, by way of the nearest snapshot."""
-        progress(0, head.position)
-        begun = await nearest(store, self.snapshots, head.position, head.log_id)
-        self.begun_at = begun.state.position
-        return await fold_log(store, head, progress, begun)
+        state, self.begun_at = await fold_nearest(store, self.snapshots, head, progress)
+        return state
 
     @property
     def ready(self) -> bool:
@@ -326,6 +327,12 @@ class Engine:
     def _report(self, report: cmd.Report) -> None:
         self._put(Ask(report, EXECUTOR, self.ids.new(), weight=0))
 
+    def doubt(self, error: Unreadable) -> None:
+        """What a state rests on cannot be read any more: have it folded anew from the log, if it is ours."""
+        if not self._doubt and rests_on(self.state, error.records):
+            self._doubt = str(error)
+            self._wake.set()
+
     def _put(self, ask: Ask) -> None:
         self._inbox.put(ask)
         self._wake.set()
@@ -341,7 +348,13 @@ class Engine:
                     raise Distrust(self.notary.failure)
                 if self.lease.failure:
                     raise Fenced(self.lease.failure)
-                await self._round()
+                if self._doubt:
+                    await self._fold_anew()
+                    continue
+                try:
+                    await self._round()
+                except Unreadable as error:  # before there was anything to append
+                    self.doubt(error)
                 await asyncio.sleep(0)  # the answers go out before the next cycle is thought about
         except Fenced as error:
             await self._step_down(f"another scheduler leads this log now: {error}")
@@ -362,10 +375,15 @@ class Engine:
             if appended is None:
                 return
             recorded = appended
-            self._evolve(recorded)
+            try:
+                self._evolve(recorded)
+            except Unreadable as error:  # what was appended is durable all the same
+                self.doubt(error)
         for ask in asks:
             self._inbox.answer(ask)
         self._inbox.in_hand = []
+        if self._doubt:
+            return  # whatever is to be started or stopped is, when we lead on
         if await self._lease_in_hand():
             self._launcher.follow(self.state, recorded)
         if self._cycle_due or self._inbox.waiting:
@@ -392,7 +410,12 @@ class Engine:
                 held_up.add(stream)
                 deferred.append(ask)
                 continue
-            self._decide(batch, ask, now_us)
+            try:
+                self._decide(batch, ask, now_us)
+            except Unreadable as error:
+                self.doubt(error)
+                inbox.appendleft(ask)  # to be decided on what is folded anew
+                break
             asks.append(ask)
         inbox.extendleft(reversed(deferred))
         return batch, asks
@@ -419,6 +442,8 @@ class Engine:
                 self._inbox.refuse(ask, refusal)
                 return
             ask.refusal = refusal
+        except Unreadable:
+            raise
         except Exception as error:  # deciding is pure, so only this command is harmed
             log.exception("a command could not be decided", command=repr(ask.command))
             self._inbox.refuse(ask, error)
@@ -501,11 +526,25 @@ class Engine:
                 await asyncio.sleep(self._config.unavailable_retry_s)
         return True
 
-    def _note_trouble(self, error: StoreError) -> None:
+    def _note_trouble(self, error: StoreError | Unreadable) -> None:
         """Keep it for whoever asks after our health, and log it once, not at every try."""
         if str(error) != self.trouble:
             log.warning("the store cannot be used", error=str(error))
         self.trouble = str(error)
+
+    async def _fold_anew(self) -> None:
+        """Lead on with what the log says, and not with a state that nobody can trust or, meanwhile, read."""
+        log.error("the log is folded anew", why=self._doubt)
+        self._leads = False
+        self.state = State()
+        while not self._stopping:
+            try:
+                self._doubt = ""
+                await self._lead(again=True)
+                return
+            except (Unavailable, UnknownOutcome, Unreadable) as error:
+                self._note_trouble(error)
+                await asyncio.sleep(self._config.unavailable_retry_s)
 
     async def _settle(self, unknown: UnknownOutcome, batch: Batch, asks: list[Ask]) -> None:
         """Find out whether a batch is in the log: raise the epoch first, then rebuild memory from it."""
@@ -516,7 +555,7 @@ class Engine:
                 await self._lead(again=True)
                 in_log = await self._came_about(batch, unknown)
                 break
-            except (Unavailable, UnknownOutcome) as error:
+            except (Unavailable, UnknownOutcome, Unreadable) as error:
                 self._note_trouble(error)
                 await asyncio.sleep(self._config.unavailable_retry_s)
         else:

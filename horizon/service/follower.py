@@ -11,11 +11,16 @@ import asyncio
 from collections.abc import Iterable
 from typing import Final
 
+import structlog
+
+from horizon.core.at_rest import Unreadable, rests_on
 from horizon.core.evolve import evolve
 from horizon.core.state import State
 from horizon.service.leadership import steady_s
-from horizon.service.recovery import Progress, fold_log, nearest
+from horizon.service.recovery import Progress, fold_nearest
 from horizon.store.port import Corrupt, EventStore, Head, Leader, Snapshot
+
+log = structlog.get_logger()
 
 POLL_S: Final = 0.1
 FOLD_SLICE: Final = 200
@@ -34,6 +39,8 @@ class Follower:
         self._snapshots = snapshots
         self._head: Head | None = None
         """Where what was folded ends; its epoch is the highest that was seen."""
+        self._anew = False
+        """Whether it must be folded from the beginning: what it rested on cannot be read any more."""
         self._level_at = steady_s()
         """When what was folded was last all there was."""
         self._hurried = asyncio.Event()
@@ -74,16 +81,30 @@ class Follower:
         """Somebody waits for what is not folded yet."""
         self._hurried.set()
 
+    def doubt(self, error: Unreadable) -> None:
+        """What the state rests on cannot be read any more: nobody reads it, and it is folded anew, if it is
+        ours."""
+        if rests_on(self.state, error.records):
+            log.error("the log is folded anew", why=str(error))
+            self.state, self._anew = State(), True
+            self.hurry()
+
     async def _fold(self, head: Head, progress: Progress) -> None:
-        if self._head is None:
-            progress(0, head.position)
-            begun = await nearest(self._store, self._snapshots, head.position, head.log_id)
-            self.state = await fold_log(self._store, head, progress, begun)
-            self._head = head
-            return
-        _check_goes_on(self._head, head)
-        self.events_behind = head.position - self._head.position
-        await self._fold_tail(self._head, head)
+        if self._head is not None:
+            _check_goes_on(self._head, head)
+        if self._head is not None and not self._anew:
+            try:
+                await self._fold_on(self._head, head)
+                return
+            except Unreadable as error:
+                self.doubt(error)
+        self.state, _ = await fold_nearest(self._store, self._snapshots, head, progress)
+        self._head, self._anew, self.events_behind = head, False, 0
+
+    async def _fold_on(self, seen: Head, head: Head) -> None:
+        self.events_behind = head.position - seen.position
+        await self._fold_tail(seen, head)
+        assert self._head is not None
         if self._head.position != head.position or self._head.tip != head.tip:
             raise Corrupt(f"the log ends at {self._head.position}, but its head says {head.position}")
         self._head = head

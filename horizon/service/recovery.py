@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 import structlog
 
+from horizon.core.at_rest import Unreadable
 from horizon.core.evolve import evolve
 from horizon.core.state import State
 from horizon.store.port import GENESIS_HASH, BadSnapshot, Corrupt, EventSource, Head, Snapshot
@@ -44,6 +45,24 @@ async def nearest(
         except BadSnapshot as error:
             log.warning("a snapshot is not used", position=one.position, why=str(error))
     return Begun(State(), GENESIS_HASH)
+
+
+async def fold_nearest(
+    store: EventSource, snapshots: Iterable[Snapshot], head: Head, progress: Progress
+) -> tuple[State, int]:
+    """The state as of ``head``, and the position of the snapshot from which it was folded, or 0.
+
+    A snapshot that loads well and cannot be read afterwards is not among ``snapshots`` any more then. Raises
+    what ``fold_log`` does.
+    """
+    while True:
+        progress(0, head.position)
+        begun = await nearest(store, snapshots, head.position, head.log_id)
+        position = begun.state.position
+        try:
+            return await fold_log(store, head, progress, begun), position
+        except Unreadable as error:
+            log.warning("a snapshot is not used", position=position, why=str(error))
 
 
 async def _check(store: EventSource, one: Snapshot, end: int) -> None:

@@ -84,9 +84,9 @@ async def test_a_list_decodes_what_is_on_it_and_nothing_else(
     decoded: int,
 ) -> None:
     state = loaded(dump(many_at_rest()))
-    seen: list[memoryview] = []
+    seen: list[bytes] = []
 
-    def looked_at(record: memoryview, arrays: dict[int, ArrayState], job_of: Any = at_rest.job_of) -> Job:
+    def looked_at(record: bytes, arrays: dict[int, ArrayState], job_of: Any = at_rest.job_of) -> Job:
         seen.append(record)
         job: Job = job_of(record, arrays)
         return job

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -138,4 +139,8 @@ def test_a_snapshot_changes_nothing_but_where_the_log_is_read_from(
     assert up.look("/jobs?user_id=nobody")["total"] == 0
     assert up.json("show", "1")["state"] == "Completed"
     assert up.json("show", waiting)["state"] == "Queued"
+    for snapshot in (home / "data" / "snapshots").glob("*.snapshot"):
+        os.truncate(snapshot, 0)
+    assert up.json("show", "2")["state"] == "Completed"
+    assert up.process.poll() is None
     assert up.ok("verify").startswith("the log horizon/")

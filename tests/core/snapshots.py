@@ -9,12 +9,28 @@ import msgspec
 
 from horizon._placement import Cluster
 from horizon._queue import JobQueue
+from horizon.core.at_rest import Unreadable
 from horizon.core.snapshot import Parts, dump, load
 from horizon.core.state import Job, State, digest
 
 
+class RecordsInMemory(bytes):
+    """Records as they are in no file."""
+
+    def read(self, begin: int, length: int) -> bytes:
+        return self[begin : begin + length]
+
+    def lost(self, why: str) -> Unreadable:
+        return Unreadable(why, self)
+
+
+def records_of(parts: Parts) -> RecordsInMemory:
+    before = b"" if parts.before is None else parts.before.read(0, len(parts.before))
+    return RecordsInMemory(bytes(before) + parts.records)
+
+
 def loaded(parts: Parts) -> State:
-    return load(parts.contents, parts.columns, memoryview(b"".join(parts.records)))
+    return load(parts.contents, parts.columns, records_of(parts))
 
 
 def reloaded(state: State) -> State:

@@ -17,7 +17,7 @@ from msgspec import structs
 from horizon.core import commands as cmd
 from horizon.core.events import Recorded, Stored
 from horizon.core.model import Exit, Inventory
-from horizon.core.snapshot import Parts, dump, load
+from horizon.core.snapshot import Parts, dump
 from horizon.core.state import State
 from horizon.executors.port import AttemptKey, Executor, ExecutorError, Held, Launch, LogChunk
 from horizon.service.clock import Ids
@@ -27,6 +27,7 @@ from horizon.store import codec
 from horizon.store.memory import Log, MemoryStore
 from horizon.store.note import SigningKey
 from horizon.store.port import Answer, Batch, Candidate, Head, Leader, Signed, Unavailable, UnknownOutcome
+from tests.core.snapshots import loaded
 from tests.faults.checker import Start
 from tests.faults.virtual import CURRENT, Process, VirtualLoop
 
@@ -301,8 +302,7 @@ class Snapshot:
     parts: Parts
 
     def state(self) -> State:
-        records = memoryview(b"".join(self.parts.records))
-        return load(bytes(self.parts.contents), self.parts.columns, records)
+        return loaded(self.parts)
 
 
 class Snapshots:

@@ -14,9 +14,13 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from aiohttp.test_utils import TestClient, TestServer
 from structlog.testing import capture_logs
 
+from horizon.api.app import create_app
 from horizon.core import commands as cmd
+from horizon.core.at_rest import Unreadable
+from horizon.core.decide import Rejected
 from horizon.core.model import JobSpec, JobState
 from horizon.core.state import digest
 from horizon.executors.inventory import simulated
@@ -142,6 +146,69 @@ async def test_a_standby_begins_at_the_snapshot_too(house: House) -> None:
     await follower.look(lambda done, total: told.append(done))
     await store.close()
     assert told == [0, follower.state.position]
+    assert digest(follower.state) == live
+
+
+async def damaged(house: House) -> None:
+    """The last snapshot, in place, while it is in use."""
+    path = max(house.snapshots.directory.glob("*.snapshot"))
+    await asyncio.to_thread(os.truncate, path, 100)
+
+
+async def test_a_leader_whose_snapshot_is_damaged_folds_the_log_anew_and_leads_on(house: House) -> None:
+    async with house.engine() as engine:
+        await house.run_jobs(engine, 4)
+        first = engine.state.numbered[0].id
+    writer = house.writer()
+    await asyncio.to_thread(writer.communicate)
+    async with house.engine() as engine:
+        assert engine.begun_at > 0
+        epoch = engine.state.epoch
+        await damaged(house)
+        # Who asks for a change finds out that something is wrong, and never hears of it.
+        with pytest.raises(Rejected, match="job 1 has already ended"):
+            await ask(engine, cmd.Cancel(first))
+        assert (engine.begun_at, engine.state.epoch, engine.ready) == (0, epoch + 1, True)
+        assert [job.state for job in engine.state.numbered] == [JobState.COMPLETED] * 4
+        await house.run_jobs(engine, 2)
+        live = digest(engine.state)
+    assert await house.from_zero() == live
+
+
+async def test_whoever_reads_what_was_damaged_has_the_log_folded_anew(house: House) -> None:
+    async with house.engine() as engine:
+        await house.run_jobs(engine, 4)
+        live = engine.state.numbered[0]
+    writer = house.writer()
+    await asyncio.to_thread(writer.communicate)
+    async with house.engine() as engine, TestClient(TestServer(create_app(engine, token=None))) as http:
+        await damaged(house)
+        async with http.get("/api/v1/jobs/1") as response:
+            assert (response.status, response.headers["Retry-After"]) == (503, "1")
+            assert "has been damaged since it was loaded" in (await response.json())["detail"]
+        await until(lambda: engine.ready and engine.begun_at == 0)
+        assert engine.state.numbered[0] == live
+        async with http.get("/api/v1/jobs/1") as response:
+            assert response.status == 200
+
+
+async def test_a_standby_whose_snapshot_is_damaged_folds_the_log_anew(house: House) -> None:
+    async with house.engine() as engine:
+        await house.run_jobs(engine, 3)
+        live = digest(engine.state)
+    writer = house.writer()
+    await asyncio.to_thread(writer.communicate)
+    store = PostgresStore(house.dsn)
+    await store.open()
+    follower = Follower(store, house.snapshots)
+    await follower.look()
+    await damaged(house)
+    with pytest.raises(Unreadable) as raised:
+        follower.state.numbered[0]
+    follower.doubt(raised.value)
+    assert not follower.state.epoch, "nobody is answered from it"
+    await follower.look()
+    await store.close()
     assert digest(follower.state) == live
 
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import random
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 from structlog.testing import capture_logs
 
+from horizon.core import commands as cmd
+from horizon.core.at_rest import Unreadable, rests_on
 from horizon.core.evolve import evolve
 from horizon.core.state import State, digest
-from horizon.service.recovery import fold_log, fold_until, nearest
+from horizon.service.recovery import fold_log, fold_nearest, fold_until, nearest
 from horizon.store import snapshots as files
 from horizon.store.memory import Log, MemoryStore
 from horizon.store.port import BadSnapshot, Corrupt, Head
 from horizon.store.snapshots import KEEP, SnapshotFile, Snapshots
-from tests.core.spec import World, given, node
+from tests.core.spec import World, given, job_id, node
 
 
 def a_life() -> World:
@@ -37,10 +41,11 @@ LIVE = digest(WORLD.state)
 class House:
     """A log in memory, and a directory of snapshots of it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, world: World = WORLD) -> None:
+        self.world = world
         self.log = Log()
-        self.log.events = list(WORLD.log)
-        self.log.head = msgspec.structs.replace(WORLD.head, log_id=self.log.head.log_id)
+        self.log.events = list(world.log)
+        self.log.head = msgspec.structs.replace(world.head, log_id=self.log.head.log_id)
         self.store = MemoryStore(self.log)
         self.snapshots = Snapshots(directory)
 
@@ -50,7 +55,7 @@ class House:
 
     def state_at(self, position: int) -> State:
         state = State()
-        for recorded in WORLD.log[:position]:
+        for recorded in self.world.log[:position]:
             evolve(state, recorded)
         return state
 
@@ -58,7 +63,7 @@ class House:
         """A snapshot of this position, with everything right about it but for what is given."""
         with self.snapshots.alone() as alone:
             assert alone
-            hash = hash or WORLD.log[position - 1].hash
+            hash = hash or self.world.log[position - 1].hash
             return self.snapshots.write(self.state_at(position), log_id or self.head.log_id, hash)
 
     def positions(self) -> list[int]:
@@ -194,6 +199,72 @@ async def test_one_with_something_behind_it_is_not_taken(house: House) -> None:
     path = house.write(20)
     path.write_bytes(path.read_bytes() + b"\0")
     assert await house.begun_at() == 0
+
+
+# --- what becomes of one while it is in use -----------------------------------------------------------
+
+
+def cut_off(path: Path) -> None:
+    os.truncate(path, 100)
+
+
+def written_over(path: Path) -> None:
+    """In place, so that whoever has it open sees it."""
+    with path.open("r+b") as file:
+        file.seek(-SHORT, os.SEEK_END)
+        file.write(bytes(SHORT))
+
+
+SHORT = 400
+
+
+@pytest.mark.parametrize("spoil", [cut_off, written_over])
+async def test_one_that_is_damaged_while_it_is_in_use_says_so_and_is_not_taken_again(
+    house: House, spoil: Callable[[Path], None]
+) -> None:
+    path = house.write(END)
+    [file] = house.snapshots
+    state = file.state()
+    spoil(path)
+    ended = [job.number for job in WORLD.state.numbered if job.state.ended]
+    with pytest.raises(Unreadable, match=f"{path} has been damaged since it was loaded") as raised:
+        state.numbered[ended[-1] - 1]
+    assert rests_on(state, raised.value.records)
+    assert not rests_on(State(), raised.value.records)
+    with pytest.raises(BadSnapshot):
+        SnapshotFile(path).state()
+    assert not list(house.snapshots)
+    assert await house.begun_at() == 0
+
+
+class Failing(Snapshots):
+    """What loads well, and cannot be read afterwards."""
+
+    def __iter__(self) -> Iterator[SnapshotFile]:
+        for one in super().__iter__():
+            load = one.state
+
+            def state(path: Path = one.path, load: Callable[[], State] = load) -> State:
+                loaded = load()
+                cut_off(path)
+                return loaded
+
+            one.state = state  # type: ignore[method-assign]
+            yield one
+
+
+async def test_one_that_is_damaged_between_loading_and_folding_is_passed_over(tmp_path: Path) -> None:
+    secrets = {"environment_digest": "env", "script_digest": "script", "command": ""}
+    world = given().submit(**secrets).cycle().started().ended()
+    at_rest = len(world.log)
+    world.when(cmd.Erase(job_id(1)))
+    house = House(tmp_path, world)
+    house.write(at_rest)
+    snapshots = Failing(tmp_path)
+    with capture_logs() as logs:
+        state, begun_at = await fold_nearest(house.store, snapshots, house.head, lambda done, total: None)
+    assert (begun_at, digest(state)) == (0, digest(world.state))
+    assert "has been damaged since it was loaded" in logs[0]["why"]
 
 
 # --- the past -----------------------------------------------------------------------------------------
