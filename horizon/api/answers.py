@@ -72,10 +72,6 @@ class Hidden(NamedTuple):
 NOTHING_HIDDEN: Final = Hidden({}, None)
 
 
-def hidden_digests(spec: JobSpec) -> list[str]:
-    return [digest for digest in (spec.environment_digest, spec.script_digest) if digest]
-
-
 def is_erased(job: Job, state: State) -> bool:
     """Whether what it was given has been erased: it, or with its array."""
     return job.erased or (job.array > 0 and state.arrays[job.array].job.erased)

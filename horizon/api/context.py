@@ -9,24 +9,27 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
+import structlog
 from aiohttp import web
 
-from horizon.api.answers import NOTHING_HIDDEN, Hidden, hidden_digests, hidden_in
+from horizon.api.answers import NOTHING_HIDDEN, Hidden, hidden_in
 from horizon.api.auth import OWNER
 from horizon.api.faults import clipped
 from horizon.api.past import Past
 from horizon.api.problems import malformed, not_found, unavailable
 from horizon.api.reading import fingerprint, idempotency_key
 from horizon.core.at_rest import Unreadable
+from horizon.core.blobs import digests_of, fault_in
 from horizon.core.commands import Command
 from horizon.core.explain import explainer
-from horizon.core.model import JobSpec
 from horizon.core.schedule import schedule
 from horizon.core.state import Job, State
 from horizon.service.clock import Clock
 from horizon.service.engine import Engine, Stopped
 from horizon.service.inbox import Render, Reply
 from horizon.service.standby import Standby
+
+log = structlog.get_logger()
 
 REACH_S_MAX: Final = 2.0
 REACH_POLL_S: Final = 0.005
@@ -53,6 +56,8 @@ class Context:
         self.followers: set[asyncio.Task[object]] = set()
         """Requests that go on for as long as a job does."""
         self._clock = clock
+        self._said: set[str] = set()
+        """Digests of blobs that something is wrong with, and it has been logged."""
         self._explained: tuple[State, int, Callable[[Job], str]] | None = None
 
     @property
@@ -124,15 +129,24 @@ class Context:
 
     async def hidden(self, job: Job) -> Hidden:
         """The environment and the script of a job."""
-        digests = hidden_digests(job.spec)
-        if not digests:
+        if not digests_of(job.spec):
             return NOTHING_HIDDEN
-        return hidden_in(job, self.state, await self.engine.store.blobs(digests))
+        return hidden_in(job, self.state, await self.blobs_of([job]))
 
-    async def blobs_of(self, specs: Iterable[JobSpec]) -> dict[str, bytes]:
-        """The blobs of many jobs, in one query."""
-        digests = {digest for spec in specs for digest in hidden_digests(spec)}
-        return await self.engine.store.blobs(sorted(digests)) if digests else {}
+    async def blobs_of(self, jobs: Iterable[Job]) -> dict[str, bytes]:
+        """The blobs of many jobs, in one query; without those that are not what they are filed as."""
+        whose = {digest: job for job in jobs for digest in digests_of(job.spec)}
+        found = await self.engine.store.blobs(sorted(whose)) if whose else {}
+        intact = {}
+        for digest, job in whose.items():
+            data = found.get(digest)
+            wrong = fault_in(digest, data)
+            if data is not None and not wrong:
+                intact[digest] = data
+            elif digest not in self._said and not (data is None and job.state.ended):  # it may be erased
+                self._said.add(digest)
+                log.error("what a job was given", job=job.number, reason=wrong, digest=digest)
+        return intact
 
     # --- asking ---------------------------------------------------------------------------------------
 

@@ -119,7 +119,7 @@ async def list_jobs(context: Context, request: web.Request, query: ListQuery) ->
     below, total = open_cursor(context.cursor_key, filters, query.cursor)
     found = await find(state, filters, query.limit + 1, below, total)
     jobs = found.jobs[: query.limit]
-    blobs = await context.blobs_of(job.spec for job in jobs)
+    blobs = await context.blobs_of(jobs)
     reason = context.reasons(state)
     rows = await encoded(jobs, lambda job: job_answer(job, state, hidden_in(job, state, blobs), reason(job)))
     cursor = None

@@ -362,9 +362,13 @@ class JobAnswer(Struct, gc=False):
     account: str
     job_name: str
     command: str | tuple[str, ...] | None
-    script: Annotated[str | None, Meta(description="Null when there is none, or it has been erased.")]
+    script: Annotated[
+        str | None, Meta(description="Null when there is none, it has been erased, or is not what was given.")
+    ]
     working_dir: str | None
-    environment: Annotated[dict[str, str] | None, Meta(description="Null when it has been erased.")]
+    environment: Annotated[
+        dict[str, str] | None, Meta(description="Null when it has been erased, or is not what was given.")
+    ]
     gpu_count: int
     gpu_type: str | None
     gpu_memory_gb: float

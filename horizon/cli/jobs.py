@@ -165,7 +165,7 @@ def _fields(job: Job) -> Iterable[tuple[str, Any]]:
     yield "account", job["account"]
     yield "priority", job["priority"]
     yield "command", _command(job)
-    yield "environment", "erased, as is any script" if job["erased"] else None
+    yield "environment", _hidden(job)
     yield "working dir", job.get("working_dir")
     yield "GPUs", _gpus(job, wanted)
     yield "cores", wanted["cpu_cores"] or None
@@ -212,6 +212,15 @@ def _command(job: Job) -> str:
     if isinstance(command, list):
         return shlex.join(command)
     return command or "(a script)"
+
+
+def _hidden(job: Job) -> str | None:
+    """What is to be said of its environment and script when they are not there."""
+    if job["erased"]:
+        return "erased, as is any script"
+    if job["environment"] is None or (job["command"] is None and job["script"] is None):
+        return "not there as it was given, or the script is not: `horizon verify` says why"
+    return None
 
 
 def _pairs(pairs: dict[str, str] | None) -> str:

@@ -259,12 +259,19 @@ def _say(found: Report, trusted: bool) -> None:
         f"  order     positions, times, epochs up to {found.epoch:,}, streams, causes",
         f"  rules     {found.jobs:,} jobs; every event may follow from what came before; they fold to",
         f"            {found.digest}",
+        f"  blobs     {_blobs(found.blobs)}",
         f"  signed    up to {found.signed:,}: {found.in_table:,} checkpoints in the table, "
         f"{found.in_files:,} in files{kept}, under {keys}{whose}",
         *(lost if found.not_in_table else ()),
         f"  unsigned  {found.events - found.signed:,} events behind that are linked only",
     ):
         click.echo(line)
+
+
+def _blobs(count: int | None) -> str:
+    if count is None:
+        return "not checked: this login may not read what jobs were given, as horizon_writer may"
+    return f"{count:,} environments and scripts are what the log names; what was erased is gone"
 
 
 @click.command(short_help="Prove that a job's events are in the log that was signed.")

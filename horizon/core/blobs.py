@@ -7,6 +7,8 @@ from hashlib import sha256
 import msgspec
 from msgspec import Struct
 
+from horizon.core.model import JobSpec
+
 
 class _Environment(Struct):
     salt: bytes
@@ -19,6 +21,23 @@ _DECODER = msgspec.json.Decoder(_Environment)
 def digest_of(data: bytes) -> str:
     """SHA-256 in hex: the name of a blob."""
     return sha256(data).hexdigest()
+
+
+def fault_in(digest: str, data: bytes | None) -> str:
+    """What is wrong with what is filed under a digest that nobody erased; nothing when it is what was given.
+
+    What it is by its name nobody needs to believe: whoever can write to the database can file what he likes.
+    """
+    if data is None:
+        return "is missing from the database, and the log does not say that it was erased"
+    if digest_of(data) != digest:
+        return "was changed in the database: what is filed under its SHA-256 is something else"
+    return ""
+
+
+def digests_of(spec: JobSpec) -> list[str]:
+    """Of the environment and the script that a job was given, if it was."""
+    return [digest for digest in (spec.environment_digest, spec.script_digest) if digest]
 
 
 def encode_environment(values: dict[str, str], salt: bytes) -> bytes:

@@ -13,6 +13,7 @@ from horizon.core import events as ev
 from horizon.core import limits
 from horizon.core.admission import task_ids
 from horizon.core.at_rest import entries
+from horizon.core.blobs import digests_of
 from horizon.core.dependencies import verdict
 from horizon.core.model import EXECUTOR, AllocationState, Exit, JobSpec, JobState
 from horizon.core.policy import Policy
@@ -203,7 +204,7 @@ def _erase(state: State, c: cmd.Erase, given: Given) -> Events:
         raise Rejected(Refusal.CONFLICT, message)
     if job.erased:
         return ()
-    digests = [one for one in (job.spec.environment_digest, job.spec.script_digest) if one]
+    digests = digests_of(job.spec)
     if not digests:
         message = f"job {job.number} was given neither an environment nor a script: there is nothing to erase"
         raise Rejected(Refusal.CONFLICT, message)
@@ -211,7 +212,7 @@ def _erase(state: State, c: cmd.Erase, given: Given) -> Events:
         digest
         for other in entries(state.numbered)  # those at rest need nothing, and stay undecoded
         if not isinstance(other, int) and not other.state.ended
-        for digest in (other.spec.environment_digest, other.spec.script_digest)
+        for digest in digests_of(other.spec)
     }
     return (
         ev.BlobsErased(

@@ -10,7 +10,7 @@ import structlog
 
 from horizon.core import commands as cmd
 from horizon.core import events as ev
-from horizon.core.blobs import decode_environment
+from horizon.core.blobs import decode_environment, digests_of, fault_in
 from horizon.core.model import EXECUTOR, AllocationState, Exit, Inventory, JobState
 from horizon.core.state import Job, State
 from horizon.executors.port import AttemptKey, Executor, Held, Launch
@@ -106,7 +106,7 @@ class Launcher:
 
     def _launch(self, job: Job, epoch: int) -> None:
         spec = job.spec
-        digests = [digest for digest in (spec.environment_digest, spec.script_digest) if digest]
+        digests = digests_of(spec)
         if not digests:
             self._executor.launch(launch_of(job, epoch, {}))
             return
@@ -115,20 +115,15 @@ class Launcher:
         task.add_done_callback(self._tasks.discard)
 
     async def _launch_with_blobs(self, job: Job, epoch: int, digests: list[str]) -> None:
-        """Launch once the environment and the script are here; a job that lacks one of them fails."""
+        """Launch once the environment and the script are here; a job fails whose are not what was given."""
         key = _key(job)
         while True:
             try:
                 blobs = await self._store.blobs(digests)
-                launch = launch_of(job, epoch, blobs)
                 break
             except StoreError as error:
                 log.warning("cannot read a job's environment yet", job=job.number, error=str(error))
                 await asyncio.sleep(self._retry_s)
-            except Exception:
-                log.exception("a job's environment or script cannot be used", job=job.number)
-                blobs = {}
-                break
         try:
             if not await self._in_hand():
                 return
@@ -138,12 +133,26 @@ class Launcher:
             return
         if job.allocation_state is not AllocationState.HELD:
             self._executor.stop(key, 0)
-        elif all(digest in blobs for digest in digests):
-            self._executor.launch(launch)
+        elif not (wrong := _fault(job, blobs)):
+            self._executor.launch(launch_of(job, epoch, blobs))
         else:
-            exit = Exit(error="not started: its environment or its script has been erased")
+            log.error("a job is not launched", job=job.number, reason=wrong, digests=digests)
+            exit = Exit(error=f"not started: {wrong}")
             self._report(cmd.ReportEnded(job.id, job.attempt, exit, started=False))
             self._executor.stop(key, 0)  # and never shall be
+
+
+def _fault(job: Job, blobs: dict[str, bytes]) -> str:
+    """What is wrong with what the store has of a job's environment and script; nothing when it is theirs."""
+    spec = job.spec
+    for name, digest in (("environment", spec.environment_digest), ("script", spec.script_digest)):
+        if digest and (wrong := fault_in(digest, blobs.get(digest))):
+            return f"its {name} {wrong}"
+    try:
+        decode_environment(blobs.get(spec.environment_digest or ""))
+    except ValueError:
+        return "its environment cannot be read"
+    return ""
 
 
 def launch_of(job: Job, epoch: int, blobs: dict[str, bytes]) -> Launch:

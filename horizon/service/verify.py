@@ -16,6 +16,7 @@ from horizon.core.events import Recorded, Stored
 from horizon.core.evolve import evolve
 from horizon.core.rerun import Difference, Rerun
 from horizon.core.state import State, digest
+from horizon.service.blobs import Named, WrongBlob, check_blobs
 from horizon.service.notefile import NoteFile, kept_notes
 from horizon.store import codec
 from horizon.store.note import BadNote, Checkpoint, NotSigned, VerifyKey, origin_of, read_note, verified
@@ -86,6 +87,8 @@ class Report(NamedTuple):
     """Up to which position the log is signed."""
     digest: str
     """Of the state that the log folds to."""
+    blobs: int | None
+    """Environments and scripts, each as the log says; None where they may not be read."""
 
 
 class Said(NamedTuple):
@@ -136,7 +139,14 @@ async def verify(
             await audit.event(stored)
         progress(audit.state.position, head.position)
     await audit.end(log)
-    return audit.report()
+    return audit.report(await _blobs(log, audit.fold))
+
+
+async def _blobs(log: LogSource, fold: CheckedFold) -> int | None:
+    try:
+        return await check_blobs(log, fold.named, fold.state.position)
+    except WrongBlob as error:
+        raise Unsound(error.position, str(error)) from error
 
 
 async def fold_checked(
@@ -168,6 +178,7 @@ class CheckedFold:
         self.state = State()
         self.tip = GENESIS_HASH
         self.decisions = decisions
+        self.named = Named()
 
     def take(self, stored: Stored) -> Recorded:
         """The next event, as what it says. Raises ``Unsound`` when it cannot be that."""
@@ -189,6 +200,7 @@ class CheckedFold:
             evolve(self.state, recorded)
         except Exception as error:
             raise Unsound(position, f"it cannot be folded: {type(error).__name__}: {error}") from error
+        self.named.see(recorded)
         self.tip = stored.hash
         return recorded
 
@@ -316,7 +328,7 @@ class _Audit:
         if self.fold.decisions is not None:
             self.fold.decisions.end(state)
 
-    def report(self) -> Report:
+    def report(self, blobs: int | None) -> Report:
         state = self.state
         return Report(
             self.signatures.origin,
@@ -330,6 +342,7 @@ class _Audit:
             len(self._not_in_table),
             self.signatures.signed,
             digest(state),
+            blobs,
         )
 
 

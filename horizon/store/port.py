@@ -292,3 +292,11 @@ class LogSource(Protocol):
     def checkpoints(self) -> AsyncIterator[Signed]:
         """The smallest first."""
         ...
+
+    async def may_read_blobs(self) -> bool:
+        """An auditor may not."""
+        ...
+
+    def filed(self) -> AsyncIterator[list[tuple[str, bytes]]]:
+        """All blobs, under their digests, some at a time."""
+        ...

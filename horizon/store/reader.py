@@ -33,6 +33,8 @@ from horizon.store.postgres import (
 )
 
 READ_HASHES: Final = 20_000
+READ_BLOBS: Final = 100
+"""A script may have a MiB."""
 NO_END: Final = 1 << 62
 _SETTINGS: Final = {"application_name": "horizon audit", "default_transaction_read_only": "on"}
 
@@ -160,6 +162,18 @@ class LogReader:
         query = "SELECT size, frontier, note FROM checkpoints WHERE size <= $1 ORDER BY size DESC LIMIT 1"
         rows = await self.fetch(query, size_max)
         return Signed(*rows[0]) if rows else None
+
+    async def may_read_blobs(self) -> bool:
+        """An auditor may not."""
+        [row] = await self.fetch("SELECT has_table_privilege('blobs', 'SELECT')")
+        return bool(row[0])
+
+    async def filed(self) -> AsyncIterator[list[tuple[str, bytes]]]:
+        """All blobs, under their digests, in short reads."""
+        query, digest = "SELECT digest, data FROM blobs WHERE digest > $1 ORDER BY digest LIMIT $2", ""
+        while rows := await self.fetch(query, digest, READ_BLOBS):
+            yield [tuple(row) for row in rows]
+            digest = rows[-1]["digest"]
 
     async def where(self, condition: str, *arguments: object) -> list[Stored]:
         """The events for which this holds. Without an index that takes a read of the whole log."""

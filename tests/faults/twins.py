@@ -247,6 +247,12 @@ class TwinLog:
     def checkpoints(self) -> AsyncIterator[Signed]:
         return MemoryStore(self._log).checkpoints()
 
+    async def may_read_blobs(self) -> bool:
+        return True
+
+    async def filed(self) -> AsyncIterator[list[tuple[str, bytes]]]:
+        yield list(self._log.blobs.items())
+
 
 # --- files ----------------------------------------------------------------------------------------------
 

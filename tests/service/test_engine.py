@@ -13,6 +13,7 @@ import pytest
 
 from horizon.core import commands as cmd
 from horizon.core import events as ev
+from horizon.core.blobs import digest_of, encode_environment
 from horizon.core.decide import Events, Rejected
 from horizon.core.explain import explainer
 from horizon.core.model import JobSpec, JobState
@@ -289,8 +290,6 @@ async def test_a_caller_that_goes_away_does_not_take_back_what_it_asked(start: S
 
 
 async def test_environment_and_script_reach_the_job_by_way_of_the_blobs(start: Start, tmp_path: Path) -> None:
-    from horizon.core.blobs import digest_of, encode_environment
-
     engine = await start()
     blob = encode_environment({"SECRET": "s3cr3t"}, b"salt")
     script = f"#!/bin/sh\necho $SECRET > {tmp_path}/out\n".encode()
@@ -637,12 +636,36 @@ async def test_a_keyed_command_that_changes_nothing_keeps_its_answer(start: Star
     assert again.state.jobs[job.job_id].held
 
 
-async def test_a_job_whose_script_was_erased_fails_and_says_so(start: Start) -> None:
+async def test_a_job_whose_script_is_missing_fails_and_says_so(start: Start) -> None:
     engine = await start()
     job = submission(engine, "", script_digest="00" * 32)
     await ask(engine, job)
     await until(lambda: engine.state.counts[JobState.FAILED] == 1 and not engine.state.holding)
-    assert "has been erased" in engine.state.jobs[job.job_id].reason
+    reason = "its script is missing from the database, and the log does not say that it was erased"
+    assert reason in engine.state.jobs[job.job_id].reason
+
+
+@pytest.mark.parametrize("which", ["environment", "script"])
+async def test_a_job_whose_script_or_environment_was_changed_is_not_run(
+    start: Start, tmp_path: Path, which: str
+) -> None:
+    engine = await start()
+    given = {
+        "environment": encode_environment({"SECRET": "s3cr3t"}, b"salt"),
+        "script": f"#!/bin/sh\ntouch {tmp_path}/ran\n".encode(),
+    }
+    digests = {f"{name}_digest": digest_of(blob) for name, blob in given.items()}
+    job = submission(engine, "", hold=True, **digests)
+    await ask(engine, job, blobs={digest_of(blob): blob for blob in given.values()})
+    evil = {
+        "environment": encode_environment({"SECRET": "evil"}, b"salt"),
+        "script": b"#!/bin/sh\n",
+    }
+    troubled(engine).log.blobs[digests[f"{which}_digest"]] = evil[which]
+    await ask(engine, cmd.Update(job.job_id, hold=False))
+    await until(lambda: engine.state.counts[JobState.FAILED] == 1 and not engine.state.holding)
+    assert f"not started: its {which} was changed in the database" in engine.state.jobs[job.job_id].reason
+    assert not (tmp_path / "ran").exists()
 
 
 async def test_a_data_directory_of_another_log_is_refused(start: Start) -> None:
