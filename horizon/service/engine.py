@@ -38,6 +38,7 @@ from horizon.service.leadership import Lease, Turn, steady_s
 from horizon.service.metrics import EngineMetrics
 from horizon.service.notary import Distrust, Notary
 from horizon.service.recovery import Progress, fold_nearest
+from horizon.store.codec import moved
 from horizon.store.port import (
     Answer,
     Archive,
@@ -111,6 +112,8 @@ class Engine:
         self.notary = notary
         """Signs the log; without one it is chained and not signed."""
         self.state = State()
+        self._last: ev.Recorded | None = None
+        """What we appended last."""
         self.snapshots = snapshots
         """Those that there are just now, the newest first."""
         self._clock = LogClock(clock)
@@ -216,6 +219,8 @@ class Engine:
         """
         await self._launcher.close()
         head = await self._elect(again, turn)
+        if again:
+            await self._check_kept(head)
         self.state = await (recover or self._fold)(self.store, head, self._noting(progress))
         self.folded = None
         announced: Events = ()
@@ -254,6 +259,16 @@ class Engine:
         self._wake.set()
         self._leads, self.trouble = True, ""
         log.info("leading", epoch=head.epoch, position=self.state.position, jobs=len(self.state.numbered))
+
+    async def _check_kept(self, head: Head) -> None:
+        """That the log still has what we have answered to: it may have been set back while it was away."""
+        last = self._last
+        if last is None:
+            return
+        found = await self.store.read_at([last.position])
+        if not found or found[0].hash != last.hash:
+            ours = Head(head.log_id, head.epoch, last.position, last.hash, last.recorded_at_us)
+            raise moved(ours, head)
 
     async def _elect(self, again: bool, turn: Turn | None) -> Head:
         asked_at = steady_s()
@@ -346,8 +361,8 @@ class Engine:
                 self._wake.clear()
                 if self.notary is not None and self.notary.failure:
                     raise Distrust(self.notary.failure)
-                if self.lease.failure:
-                    raise Fenced(self.lease.failure)
+                if self.lease.failure is not None:
+                    raise self.lease.failure
                 if self._doubt:
                     await self._fold_anew()
                     continue
@@ -471,6 +486,7 @@ class Engine:
                 self._cycle_due = not self.cycle.settles(state, job)
         if len(state.queue) > waiting or state.doomed:  # what jobs depended on has been decided
             self._cycle_due = True
+        self._last = recorded[-1] if recorded else self._last
         self.metrics.appended(recorded)
         if self.notary is not None and recorded:
             self.notary.follow(recorded[-1])

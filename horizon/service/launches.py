@@ -15,7 +15,7 @@ from horizon.core.model import EXECUTOR, AllocationState, Exit, Inventory, JobSt
 from horizon.core.state import Job, State
 from horizon.executors.port import AttemptKey, Executor, Held, Launch
 from horizon.service.metrics import EngineMetrics
-from horizon.store.port import EventStore, Fenced, Head, StoreError
+from horizon.store.port import EventStore, Fenced, Head, SetBack, StoreError
 
 log = structlog.get_logger()
 
@@ -127,7 +127,7 @@ class Launcher:
         try:
             if not await self._in_hand():
                 return
-        except Fenced:
+        except (Fenced, SetBack):
             return  # the engine learns of it, too, and steps down
         if job.attempt != key.attempt:
             return

@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 from msgspec import Struct
 
-from horizon.store.port import EventStore, Fenced, Leader, StoreError
+from horizon.store.port import EventStore, Fenced, Leader, SetBack, StoreError
 
 log = structlog.get_logger()
 
@@ -47,8 +47,8 @@ class Lease:
         self._task: asyncio.Task[None] | None = None
         self.appending = False
         """Whether an append is under way: that renews the lease or, if it hangs, lets it end."""
-        self.failure = ""
-        """Why there is no lease any more: another scheduler leads."""
+        self.failure: Fenced | SetBack | None = None
+        """Why there is no lease any more: another scheduler leads, or nobody can."""
 
     @property
     def holds(self) -> bool:
@@ -61,7 +61,7 @@ class Lease:
 
     def keep(self) -> None:
         """Renew it from now on, whatever else goes on."""
-        self.failure = ""
+        self.failure = None
         if self._task is None:
             self._task = asyncio.create_task(self._beat(), name="lease")
 
@@ -74,12 +74,12 @@ class Lease:
             self._task = None
 
     async def renew(self) -> None:
-        """Raises ``Fenced`` when another leads, ``Unavailable``."""
+        """Raises ``Fenced`` when another leads, ``SetBack``, ``Unavailable``."""
         asked_at = steady_s()
         try:
             await self._renew()
-        except Fenced as error:
-            self.failure = str(error)
+        except (Fenced, SetBack) as error:
+            self.failure = error
             self._lost()
             raise
         self.granted(asked_at)
@@ -91,7 +91,7 @@ class Lease:
                 continue
             try:
                 await self.renew()
-            except Fenced:
+            except (Fenced, SetBack):
                 return
             except StoreError as error:
                 log.warning("the lease is not renewed", error=str(error))

@@ -18,7 +18,7 @@ from msgspec.structs import force_setattr
 from horizon.core import events as ev
 from horizon.core.events import Draft, Recorded, Stored
 from horizon.core.upcast import upcast
-from horizon.store.port import Corrupt, Head
+from horizon.store.port import Corrupt, Fenced, Head, SetBack
 
 HEADER_VERSION: Final = 1
 ID_BYTES: Final = 16
@@ -88,6 +88,21 @@ def after(head: Head, sealed: Sequence[Recorded]) -> Head:
         return head
     last = sealed[-1]
     return Head(head.log_id, last.epoch, last.position, last.hash, last.recorded_at_us)
+
+
+def moved(ours: Head, found: Head) -> Fenced | SetBack:
+    """Why a leader whose log ended at ``ours`` cannot append to one that ends at ``found``."""
+    if found.epoch > ours.epoch:
+        return Fenced(f"the log has moved on from epoch {ours.epoch} to {found.epoch}")
+    if found.position < ours.position:
+        return SetBack(
+            f"the log was set back from position {ours.position} to {found.position}: its end was taken "
+            "away, or an older backup was restored; bring the newer log back, or start again on what is left"
+        )
+    return SetBack(
+        f"the log was changed behind position {ours.position}, where this leader's last append ended, and "
+        f"nobody else has been elected: its head now says epoch {found.epoch}, position {found.position}"
+    )
 
 
 def open_payload(position: int, type: str, schema_version: int, payload: bytes) -> ev.Event:

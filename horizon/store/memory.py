@@ -77,8 +77,10 @@ class MemoryStore:
         return Leader(log.head, who.home, who.name, who.url, int(until_s * 1e6), left_s)
 
     async def renew(self) -> None:
-        if self._head is None or self.log.head.epoch != self._head.epoch:
-            raise Fenced("another scheduler has been elected")
+        if self._head is None:
+            raise Unavailable("this scheduler has not been elected")
+        if self.log.head.epoch != self._head.epoch:
+            raise codec.moved(self._head, self.log.head)
         self._begin_lease()
 
     async def resign(self) -> None:
@@ -90,7 +92,7 @@ class MemoryStore:
             raise Unavailable("the store is not open")
         sealed = codec.seal(self._head, batch.drafts, batch.recorded_at_us)
         if self.log.head != self._head:
-            raise Fenced(f"the log is at epoch {self.log.head.epoch}, this leader at {self._head.epoch}")
+            raise codec.moved(self._head, self.log.head)
         for answer in batch.answers:
             assert answer.key not in self.log.answers, "an idempotency key was used twice"
         self.log.events += sealed

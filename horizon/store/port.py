@@ -163,6 +163,13 @@ class Corrupt(StoreError):
     """What is in the log is not what was written, or is newer than this program knows."""
 
 
+class SetBack(Corrupt):
+    """The log was changed under its leader: nobody else leads it, and it does not end where it did.
+
+    Whoever finds that out must stop: what it has answered to is not in the log any more.
+    """
+
+
 class EventStore(Protocol):
     """What the engine needs of any store. Used by one task at a time, but for reads, which may overlap."""
 
@@ -184,7 +191,7 @@ class EventStore(Protocol):
         ...
 
     async def renew(self) -> None:
-        """Begin the lease anew, as every append does too. Raises ``Fenced``, ``Unavailable``."""
+        """Begin the lease anew, as every append does too. Raises ``Fenced``, ``SetBack``, ``Unavailable``."""
         ...
 
     async def resign(self) -> None:
@@ -194,7 +201,7 @@ class EventStore(Protocol):
     async def append(self, batch: Batch) -> tuple[Recorded, ...]:
         """Add the batch to the end of the log, in one statement. It may hold answers and no events.
 
-        Raises ``Fenced``, ``UnknownOutcome``, or ``Unavailable`` when it surely did not happen.
+        Raises ``Fenced``, ``SetBack``, ``UnknownOutcome``, or ``Unavailable`` when it surely did not happen.
         """
         ...
 

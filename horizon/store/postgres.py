@@ -326,7 +326,11 @@ class PostgresStore:
         if head is None:
             raise Unavailable("this scheduler has not been elected")
         if not await self._fetch(_RENEW, head.epoch):
-            raise Fenced(f"the log has moved on from epoch {head.epoch}")
+            raise codec.moved(head, await self._head_now())
+
+    async def _head_now(self) -> Head:
+        rows = await self._fetch(SELECT_HEAD)
+        return head_of(rows[0] if rows else None)
 
     async def resign(self) -> None:
         if self._head is not None:
@@ -375,7 +379,7 @@ class PostgresStore:
         except Exception as error:  # whatever the driver raises, the question is what it says of the outcome
             raise _classify(error, tail) from error
         if count == 0:
-            raise Fenced(f"the log has moved on from epoch {head.epoch}, position {head.position}")
+            raise codec.moved(head, await self._head_now())
         self._head = tail
         return sealed
 

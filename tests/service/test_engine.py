@@ -692,3 +692,22 @@ async def test_a_log_that_went_back_in_time_is_refused(start: Start) -> None:
     log.head, log.events = backup, []
     with pytest.raises(ExecutorError, match="went back in time"):
         await start(log)
+
+
+@pytest.mark.parametrize("trouble", ["", "lost"])
+async def test_a_leader_whose_log_is_set_back_stops_and_blames_nobody(start: Start, trouble: str) -> None:
+    """Nor does it lead what is left after a doubt, as if nothing had been there."""
+    engine = await start()
+    await ask(engine, submission(engine, hold=True))
+    store = troubled(engine)
+    earlier = store.log.head
+    await ask(engine, submission(engine, hold=True))
+    store.log.head = earlier
+    del store.log.events[earlier.position :]
+    store.trouble = [trouble]
+    with pytest.raises(Stopped):
+        await ask(engine, submission(engine, hold=True))
+    reason = await asyncio.wait_for(engine.stopped, 5)
+    assert f"set back from position {earlier.position + 1} to {earlier.position}" in reason
+    assert "another scheduler" not in reason
+    assert store.log.events[-1].hash == earlier.tip, "nothing was added to what is left"

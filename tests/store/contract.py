@@ -10,7 +10,18 @@ from msgspec.structs import replace
 
 from horizon.core import events as ev
 from horizon.core.model import JobSpec
-from horizon.store.port import GENESIS_HASH, Answer, Batch, Corrupt, EventStore, Fenced, Signed, Wanted
+from horizon.store.port import (
+    GENESIS_HASH,
+    Answer,
+    Batch,
+    Corrupt,
+    EventStore,
+    Fenced,
+    Head,
+    SetBack,
+    Signed,
+    Wanted,
+)
 
 Connect = Callable[[], Awaitable[EventStore]]
 """Opens one more store on the same log, as another process would."""
@@ -33,8 +44,12 @@ def drafts(count: int, first: int = 1, comment: str = "") -> tuple[ev.Draft, ...
     )
 
 
+SetTo = Callable[[Head], Awaitable[None]]
+"""What whoever owns the database can do: have the log end there, and say so."""
+
+
 class StoreContract:
-    """Subclasses provide the fixture ``connect``."""
+    """Subclasses provide the fixtures ``connect`` and ``set_back``."""
 
     async def leader(self, connect: Connect) -> EventStore:
         store = await connect()
@@ -116,6 +131,27 @@ class StoreContract:
             await old.append(Batch(drafts(1), 1_000))
         assert [one async for one in new.read(0)] == []
         await new.append(Batch(drafts(1), 1_000))
+
+    async def test_a_log_that_was_set_back_under_its_leader_is_nobody_elses_doing(
+        self, connect: Connect, set_back: SetTo
+    ) -> None:
+        store = await self.leader(connect)
+        await store.append(Batch(drafts(2), 1_000))
+        earlier = await (await connect()).open()
+        await store.append(Batch(drafts(1, first=3), 2_000))
+        await set_back(earlier)
+        with pytest.raises(SetBack, match="from position 3 to 2: its end was taken away, or an older backup"):
+            await store.append(Batch(drafts(1, first=4), 3_000))
+        await set_back(replace(earlier, position=3, tip=bytes(32)))
+        with pytest.raises(SetBack, match=r"changed behind position 3.* nobody else has been elected"):
+            await store.append(Batch(drafts(1, first=4), 3_000))
+        await set_back(replace(earlier, epoch=0))
+        for attempt in (store.append(Batch(drafts(1, first=4), 3_000)), store.renew()):
+            with pytest.raises(SetBack, match="from position 3 to 2"):
+                await attempt
+        await set_back(replace(earlier, epoch=2))
+        with pytest.raises(Fenced, match="from epoch 1 to 2"):
+            await store.append(Batch(drafts(1, first=4), 3_000))
 
     async def test_a_leader_may_be_elected_again_but_not_over_another(self, connect: Connect) -> None:
         old = await self.leader(connect)
