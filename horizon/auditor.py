@@ -369,7 +369,11 @@ class Audit:
             raise Wrong(self.position + 1, f"events up to {self.kept[0].size} were signed, and they end here")
         self.check_vouched()
         if not self.signed:
-            raise Wrong(self.position, "nothing up to it is signed: all of this may have been made up")
+            raise Wrong(
+                self.position,
+                "nothing up to it is signed: all of this may have been made up. An export that goes on to "
+                "the next checkpoint can be proven",
+            )
 
 
 def audit_export(path: str, keys: list[Key], kept: list[Note]) -> int:

@@ -312,7 +312,13 @@ async def _prove(directory: Path, job: str) -> Proof:
 @click.option(
     "--from", "first", type=click.IntRange(1), default=1, show_default=True, help="The first event."
 )
-@click.option("--to", "last", type=click.IntRange(0), help="The last event; where the log ends if not given.")
+@click.option(
+    "--to",
+    "last",
+    type=click.IntRange(0),
+    help="The last event, best one with a checkpoint: behind the last of those in it nothing is proven.  "
+    "[where the log ends]",
+)
 @click.option("--out", metavar="FILE", help="Write to this file, gzipped if its name ends in .gz.")
 @click.option("--data-dir", metavar="DIR", help="Whose embedded Postgres, if DATABASE_URL is not set.")
 @click.pass_context
@@ -367,7 +373,24 @@ async def _export(directory: Path, first: int, last: int | None, file: IO[bytes]
             plan = await plan_export(reader, first, last)
         except ValueError as error:
             raise CliError(str(error), exits.USAGE) from error
+        if last is not None:
+            await _warn_of_end(reader, first, last)
         async for position, lines in plan.lines():
             file.write(lines)
             progress(position - plan.first + 1, plan.last - plan.first + 1)
         file.flush()
+
+
+async def _warn_of_end(reader: LogReader, first: int, last: int) -> None:
+    """What is behind the last checkpoint of an export its reader must take on trust."""
+    newest = await reader.newest_checkpoint(last)
+    following = await anext(reader.checkpoints(last - 1), None)
+    signed = 0 if newest is None else newest.size
+    if following is None or following.size == last:
+        return
+    proves = f"only up to {signed}" if signed >= first else "nothing of it"
+    click.echo(
+        f"no checkpoint is at {last}, so the auditor can prove {proves}: --to {following.size} takes it to "
+        "the next one",
+        err=True,
+    )

@@ -114,6 +114,26 @@ def test_the_log_is_verified_while_horizon_runs_and_after(start_up: Callable[...
     assert "NOT PROVEN: position " in done.stderr
 
 
+def test_an_export_that_ends_between_checkpoints_says_where_the_next_one_is(
+    start_up: Callable[..., Up], home: Path
+) -> None:
+    up = start_up()
+    for _ in range(3):
+        up.submit("--hold", "--", "true")
+    up.stop()
+    sizes = [int(note.split("\n")[1]) for note in NoteFile(home / "data" / "checkpoints").notes()]
+    last, out = sizes[-1], str(home / "part.jsonl")
+    between = run(home / "data", "export", "--from", str(last - 1), "--to", str(last - 1), "--out", out)
+    assert between.returncode == 0
+    assert f"can prove nothing of it: --to {last} takes it to the next one" in between.stderr
+    assert "NOT PROVEN" in run(home / "data", "verify", "--export", out).stderr
+    from_the_first = run(home / "data", "export", "--to", str(last - 1), "--out", out)
+    assert f"can prove only up to {sizes[-2]}: --to {last}" in from_the_first.stderr
+    to_it = run(home / "data", "export", "--from", str(last - 1), "--to", str(last), "--out", out)
+    assert (to_it.returncode, to_it.stderr) == (0, "")
+    assert run(home / "data", "verify", "--export", out).returncode == 0
+
+
 def test_a_log_is_held_to_the_checkpoints_that_somebody_kept(start_up: Callable[..., Up], home: Path) -> None:
     up = start_up()
     kept, nothing, forged = (home / name for name in ("kept.txt", "nothing.txt", "forged.txt"))
