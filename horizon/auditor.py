@@ -66,6 +66,8 @@ VERSIONS = {
     **dict.fromkeys(("BookingMade", "SigningKeySet", "PartitionArchived"), 1),
 }
 """The types of events that this knows, each up to a version: it does not judge what it does not know."""
+GZIPPED = b"\x1f\x8b"
+"""What a gzipped file begins with, whatever its name."""
 PARTIAL = 6
 """The exit code when all that could be checked holds, and not all could be."""
 OF_ARRAYS = ("JobHeld", "JobReleased", "JobUpdated", "JobFailed", "JobCancelled", "BlobsErased")
@@ -382,8 +384,9 @@ def audit_export(path: str, keys: list[Key], kept: list[Note]) -> int:
     ended = False
     number = 0
     try:
-        with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
-            for number, text in enumerate(file, 1):  # noqa: B007 - said below
+        with open(path, "rb") as raw:
+            lines = gzip.GzipFile(fileobj=raw) if raw.peek(2)[:2] == GZIPPED else raw
+            for number, text in enumerate(lines, 1):  # noqa: B007 - said below
                 line = json.loads(text)
                 if ended or (audit is None and line["horizon_export"] != 1):
                     raise ValueError("it is not of version 1 of exports, or comes after the last line")
@@ -532,7 +535,7 @@ def kept_notes(path: str) -> list[Note]:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="auditor.py", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("export", nargs="?", help="an export, gzipped if its name ends in .gz")
+    parser.add_argument("export", nargs="?", help="an export, gzipped or not")
     parser.add_argument("--proof", metavar="FILE", help="the proof of a job instead")
     parser.add_argument("--key", action="append", required=True, help="a public key, or a file with one")
     parser.add_argument(

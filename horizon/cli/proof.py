@@ -223,9 +223,12 @@ async def _decide_again(directory: Path, exported: str) -> int:
 def _say_decisions(found: Decisions) -> int:
     """What came of running the cycles again, and the exit code for it."""
     rerun = found.rerun
-    verdict = f"{rerun.differing:,} of them otherwise" if rerun.differing else "all of them as recorded"
-    rate = f"{rerun.cycles / max(found.seconds, 1e-6):,.0f}/s"
-    click.echo(f"  decisions {_cycles(rerun.cycles)} run again, {verdict} ({rate})")
+    if rerun.cycles:
+        verdict = f"{rerun.differing:,} of them otherwise" if rerun.differing else "all of them as recorded"
+        rate = f"{rerun.cycles / max(found.seconds, 1e-6):,.0f}/s"
+        click.echo(f"  decisions {_cycles(rerun.cycles)} run again, {verdict} ({rate})")
+    else:
+        click.echo("  decisions none was run again: there is no cycle of this code in the log")
     for code, cycles in sorted(rerun.others.items()):
         name = f"code {code}" if code else "code that the log does not name"
         click.echo(f"            {_cycles(cycles)} decided by other code, not run again: {name}")

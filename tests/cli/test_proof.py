@@ -144,6 +144,11 @@ def test_a_log_is_held_to_the_checkpoints_that_somebody_kept(start_up: Callable[
     done = run(home / "data", "verify", "--checkpoint", str(kept))
     assert done.returncode == 0, done.stderr
     assert ", 2 kept elsewhere, under 1 key" in done.stdout
+    done = run(home / "data", "verify", "--decisions")
+    assert "decisions none was run again: there is no cycle of this code in the log" in done.stdout
+    nowhere = run(home / "data", "verify", "--export", str(home / "nowhere"))
+    assert (nowhere.returncode, nowhere.stdout) == (2, "")
+    assert nowhere.stderr == f"horizon: {home / 'nowhere'} cannot be read: No such file or directory\n"
     nothing.write_text("garbage\n")
     body, signature = first.split("\n\n")
     lines = body.split("\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 import sys
@@ -78,6 +79,13 @@ def test_asked_wrongly_it_says_so(asked: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         auditor.main(asked)
     assert ended.value.code == 2
+
+
+@pytest.mark.parametrize("name", ["packed.jsonl", "plain.jsonl.gz"])
+def test_what_is_gzipped_is_known_by_its_bytes(tmp_path: Path, name: str) -> None:
+    data = GOOD.read_bytes()
+    (tmp_path / name).write_bytes(gzip.compress(data) if name == "packed.jsonl" else data)
+    assert auditor.main([str(tmp_path / name), "--key", KEY]) == 0
 
 
 @pytest.mark.parametrize("text", ["", "garbage", "{note}garbage\n", "{cut}", "{note}{cut}"])
