@@ -48,7 +48,7 @@ class GpuQuery(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 async def get_queue(context: Context, request: web.Request, query: AtQuery) -> web.Response:
-    state, _ = await context.as_of(query.at)
+    state, _ = await context.as_of(request, query.at)
     return json(encode(queue_answer(state)))
 
 
@@ -70,7 +70,7 @@ def queue_answer(state: State) -> wire.QueueAnswer:
 
 
 async def get_order(context: Context, request: web.Request, query: OrderQuery) -> web.Response:
-    state, now_us = await context.as_of(query.at)
+    state, now_us = await context.as_of(request, query.at)
     return json(encode(wire.OrderAnswer(order_of(state, now_us, query.limit), len(state.queue))))
 
 
@@ -103,7 +103,7 @@ def _waiting(position: int, job: Job) -> wire.Waiting:
 
 
 async def get_nodes(context: Context, request: web.Request, query: AtQuery) -> web.Response:
-    state, _ = await context.as_of(query.at)
+    state, _ = await context.as_of(request, query.at)
     return page("nodes", await node_rows(state))
 
 
@@ -228,7 +228,7 @@ def _foreseen(node: Node, events: Events) -> Node:
 
 
 async def get_gpus(context: Context, request: web.Request, query: GpuQuery) -> web.Response:
-    state, _ = await context.as_of(query.at)
+    state, _ = await context.as_of(request, query.at)
     nodes = list(state.nodes.values())
     if query.node is not None:
         nodes = [state.nodes[query.node]] if query.node in state.nodes else []

@@ -101,10 +101,10 @@ class Context:
         """The clock, but never before what is in the log."""
         return max(self._clock.now_us(), self.latest.recorded_at_us)
 
-    async def as_of(self, at: str | None) -> tuple[State, int]:
+    async def as_of(self, request: web.Request, at: str | None) -> tuple[State, int]:
         """The state and the moment that a question is about: those of now unless it says ``at``."""
         state = self.state
-        return (state, self.now_us()) if at is None else await self.past.at(at)
+        return (state, self.now_us()) if at is None else await self.past.at(request, at)
 
     # --- jobs -----------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from horizon.api import wire
 from horizon.api.answers import is_array
 from horizon.api.context import Context
 from horizon.api.problems import Fault, invalid, not_found
+from horizon.api.reading import is_gone
 from horizon.core.state import Job
 from horizon.executors.port import AttemptKey, LogChunk
 
@@ -106,7 +107,7 @@ async def _send(
 
 async def _started(context: Context, request: web.Request, job_id: str, attempt: int | None) -> int | None:
     """The attempt to follow, once there is one; None when there will be none, or nobody waits any more."""
-    while not _is_gone(request):
+    while not is_gone(request):
         job = context.latest.jobs.get(job_id)
         if job is not None:
             if job.attempt >= (attempt or 1):
@@ -125,7 +126,7 @@ async def _pass_on(
         chunk = asyncio.ensure_future(_next(chunks))
         try:
             while not (await asyncio.wait({chunk}, timeout=GONE_POLL_S))[0]:
-                if _is_gone(request):
+                if is_gone(request):
                     return
         finally:
             if not chunk.done():
@@ -139,10 +140,6 @@ async def _pass_on(
 
 async def _next(chunks: AsyncIterator[LogChunk]) -> LogChunk | None:
     return await anext(chunks, None)
-
-
-def _is_gone(request: web.Request) -> bool:
-    return request.transport is None or request.transport.is_closing()
 
 
 # --- the tail -----------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ class CompareQuery(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 async def get_shares(context: Context, request: web.Request, query: AtQuery) -> web.Response:
-    return page("shares", await share_rows(*await context.as_of(query.at)))
+    return page("shares", await share_rows(*await context.as_of(request, query.at)))
 
 
 async def share_rows(state: State, now_us: int) -> list[bytes]:
@@ -58,7 +58,7 @@ async def share_rows(state: State, now_us: int) -> list[bytes]:
 
 async def get_share(context: Context, request: web.Request, query: ShareQuery) -> web.Response:
     path, user = request.match_info["path"], _is_user(query.kind, parameter="kind")
-    state, now_us = await context.as_of(query.at)
+    state, now_us = await context.as_of(request, query.at)
     share = _find(state, path, user)
     if share is None:
         raise not_found(_unknown(path))
@@ -66,7 +66,7 @@ async def get_share(context: Context, request: web.Request, query: ShareQuery) -
 
 
 async def compare_shares(context: Context, request: web.Request, query: CompareQuery) -> web.Response:
-    state, now_us = await context.as_of(query.at)
+    state, now_us = await context.as_of(request, query.at)
     first = _compared(state, "first", query.first)
     second = _compared(state, "second", query.second)
     found = compare(state, first, second, now_us)

@@ -94,7 +94,7 @@ class StateAnswer(Struct):
 async def get_state(context: Context, request: web.Request, query: StateQuery) -> web.Response:
     wanted = query.digest or query.at is not None
     for _ in range(DIGEST_TRIES_MAX):
-        state, now_us = await context.as_of(query.at)
+        state, now_us = await context.as_of(request, query.at)
         digest = await _digest(state) if wanted else None
         if digest is not None or not wanted:  # nothing is awaited between a digest and what it is of
             return json(await state_body(state, now_us, digest))

@@ -114,7 +114,7 @@ class WhyAnswer(Struct):
 
 async def get_why(context: Context, request: web.Request, query: AtQuery) -> web.Response:
     job = context.find_job(request.match_info["id"])
-    past = None if query.at is None else await context.past.at(query.at)
+    past = None if query.at is None else await context.past.at(request, query.at)
     if past is not None:
         then = past[0].jobs.get(job.id)
         if then is None:

@@ -15,6 +15,8 @@ from horizon.cli.exits import CliError
 from horizon.cli.places import Server
 
 TIMEOUT_S: Final = 60.0
+PAST_TIMEOUT_S: Final = 600.0
+"""For an answer about the past, for which a server may have to fold a long log."""
 TRIES_MAX: Final = 5
 BACKOFF_S: Final = 0.2
 """Before the second try; doubled before each one after it."""
@@ -97,7 +99,8 @@ class Client:
 
     def get(self, path: str, query: Query | None = None) -> bytes:
         """The body of the answer. Raises ``Refused``, ``Unreachable``."""
-        return self._request("GET", path + encode_query(query), None, {})
+        timeout_s = PAST_TIMEOUT_S if query and query.get("at") else TIMEOUT_S
+        return self._request("GET", path + encode_query(query), None, {}, timeout_s)
 
     def change(self, method: str, path: str, body: Any = None, query: Query | None = None) -> bytes:
         """Ask for a change; safe to repeat, and repeated, because it carries an idempotency key."""
@@ -124,13 +127,20 @@ class Client:
 
     # --- the wire -------------------------------------------------------------------------------------
 
-    def _request(self, method: str, path: str, data: bytes | None, headers: dict[str, str]) -> bytes:
+    def _request(
+        self,
+        method: str,
+        path: str,
+        data: bytes | None,
+        headers: dict[str, str],
+        timeout_s: float = TIMEOUT_S,
+    ) -> bytes:
         sent = False
         for tried in range(1, TRIES_MAX + 1):
             wait_s = min(BACKOFF_S * 2 ** (tried - 1), BACKOFF_S_MAX)
             fresh = self._connection is None
             try:
-                connection = self._connected()
+                connection = self._connected(timeout_s)
                 sent = True
                 status, body, retry_after = self._answer(connection, method, path, data, headers)
             except (OSError, http.client.HTTPException) as error:
@@ -149,11 +159,12 @@ class Client:
             time.sleep(wait_s)
         raise AssertionError("the last try returns or raises")
 
-    def _connected(self) -> http.client.HTTPConnection:
+    def _connected(self, timeout_s: float) -> http.client.HTTPConnection:
         if self._connection is None:
             connection = self._connect(TIMEOUT_S)
             connection.connect()
             self._connection = connection
+        self._connection.sock.settimeout(timeout_s)
         return self._connection
 
     def _answer(

@@ -290,11 +290,12 @@ def _warn_of_key(keys: KeyFile, signing_key: str) -> None:
 def _spare_the_collector() -> None:
     """Have the garbage collector look at a large, long-lived state seldom: what it looks for is not in it.
 
-    A full collection reads every tracked object, and what the log folds into lives for as long as we do.
+    A full collection reads every tracked object, and what the log folds into lives for as long as we do. So
+    they are rare, and those of what is younger come often enough to be short.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 50, 100)
+    gc.set_threshold(10_000, 5, 5_000)
     gc.enable()
 
 

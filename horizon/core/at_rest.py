@@ -213,7 +213,7 @@ class JobsById(dict[str, Job]):
     """``State.jobs``. Those at rest are not in the dict itself, and are found all the same."""
 
     def __init__(self, jobs: Iterable[Job], numbered: Numbered) -> None:
-        super().__init__([(job.id, job) for job in jobs])
+        super().__init__({job.id: job for job in jobs})
         self._numbered = numbered
 
     def __missing__(self, id: str) -> Job:

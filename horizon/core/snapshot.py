@@ -39,6 +39,8 @@ _BY_HAND: Final = frozenset(
 """What is not simply its own content."""
 _PLAIN: Final = tuple(name for name in State.__struct_fields__ if name not in _BY_HAND)
 _HINTS: Final = get_type_hints(State)
+_AT_ONCE: Final = 1_000
+_decode_some: Final = msgspec.msgpack.Decoder(list[bytes]).decode
 
 
 class Parts(Struct, frozen=True):
@@ -68,8 +70,9 @@ class _Contents(Struct, array_like=True):
     """What is its own content, field by field."""
     jobs: int
     """How many there are in all."""
-    live: list[bytes]
-    """The records of those that are not at rest: arrays first, then the others, both in order."""
+    live: list[msgspec.Raw]
+    """The records of those that are not at rest: arrays first, then the others, both in order. They are lists
+    of so many: whoever loads a million of them beside other work is never long without a pause."""
     arrays: list[_Array]
     queue: tuple[Any, ...]
     cluster: tuple[Any, ...]
@@ -100,7 +103,7 @@ def dump(state: State) -> Parts:
     contents = _Contents(
         plain=msgspec.Raw(msgspec.msgpack.encode(plain)),
         jobs=len(numbered),
-        live=[record_of(one.job) for one in state.arrays.values()] + live,
+        live=_some_at_a_time([record_of(one.job) for one in state.arrays.values()] + live),
         arrays=[
             _Array(number, one.counts, one.first, one.total, one.active)
             for number, one in state.arrays.items()
@@ -129,7 +132,10 @@ def load(contents: bytes | memoryview, columns: Columns, records: Records) -> St
     state.queue, state.cluster = JobQueue.load(read.queue), Cluster.load(read.cluster)
     _file_shares(state)
     at_rest = AtRest(columns, records, state.arrays)
-    state.numbered = Numbered(range(1, read.jobs + 1), at_rest)
+    state.numbered = Numbered((), at_rest)
+    for first in range(1, read.jobs + 1, _AT_ONCE):
+        numbers = range(first, min(first + _AT_ONCE, read.jobs + 1))
+        list.extend(state.numbered, numbers)  # type: ignore[misc]
     live = list(_live(state, read))
     for job in live:
         share_values(job.spec, state.shares[job.share])
@@ -142,13 +148,18 @@ def load(contents: bytes | memoryview, columns: Columns, records: Records) -> St
 
 def _live(state: State, read: _Contents) -> Iterable[Job]:
     """The jobs that are not at rest. Arrays come first: their tasks take from them what they ask for."""
-    total = len(read.arrays)
-    for record, one in zip(read.live[:total], read.arrays, strict=True):
-        job = job_of(record, state.arrays)
+    records = (record for some in read.live for record in _decode_some(some))
+    for one in read.arrays:
+        job = job_of(next(records), state.arrays)
         state.arrays[one.number] = ArrayState(job, one.counts, one.first, one.total, one.active)
         yield job
-    for record in read.live[total:]:
+    for record in records:
         yield job_of(record, state.arrays)
+
+
+def _some_at_a_time(records: list[bytes]) -> list[msgspec.Raw]:
+    pieces = (records[begin : begin + _AT_ONCE] for begin in range(0, len(records), _AT_ONCE))
+    return [msgspec.Raw(msgspec.msgpack.encode(piece)) for piece in pieces]
 
 
 def _file_jobs(state: State, read: _Contents) -> None:

@@ -9,9 +9,9 @@ from typing import Final, NamedTuple
 
 import structlog
 
-from horizon.core.at_rest import Unreadable
+from horizon.core.at_rest import Unreadable, entries
 from horizon.core.evolve import evolve
-from horizon.core.state import State
+from horizon.core.state import Job, State
 from horizon.store.port import GENESIS_HASH, BadSnapshot, Corrupt, EventSource, Head, Snapshot
 
 log = structlog.get_logger()
@@ -19,8 +19,14 @@ log = structlog.get_logger()
 PROGRESS_EVENTS: Final = 50_000
 SLICE_EVENTS: Final = 100
 """Of a fold beside other work: about half a millisecond."""
+SLICE_JOBS: Final = 250
+"""Of a state that is let go of: about as long."""
 Progress = Callable[[int, int], None]
 """Told of events folded, and of how many there are."""
+
+
+class GivenUp(Exception):
+    """Nobody waits any more for what was being folded."""
 
 
 class Begun(NamedTuple):
@@ -96,12 +102,17 @@ async def fold_log(
 
 
 async def fold_until(
-    store: EventSource, head: int, position: int, snapshots: Iterable[Snapshot] = ()
+    store: EventSource,
+    head: int,
+    position: int,
+    snapshots: Iterable[Snapshot] = (),
+    wanted: Callable[[], bool] = lambda: True,
 ) -> State:
     """The state as of a position of the log, which ends at ``head``. O(events up to there since the nearest
     of the ``snapshots``, which come newest first).
 
-    Whoever leads goes on meanwhile: every so many events everything else gets its turn.
+    Whoever leads goes on meanwhile: every so many events everything else gets its turn. Raises ``GivenUp``
+    soon after it is not ``wanted`` any more.
     """
     before = (one for one in snapshots if one.position <= position)
     state, hash = await nearest(store, before, head)
@@ -109,4 +120,25 @@ async def fold_until(
         evolve(state, recorded)
         if recorded.position % SLICE_EVENTS == 0:
             await asyncio.sleep(0)
+            if not wanted():
+                jobs = jobs_in(state)
+                del state
+                await let_go(jobs)
+                raise GivenUp
     return state
+
+
+def jobs_in(state: State) -> list[Job | int]:
+    """What a large state mostly consists of, for ``let_go``."""
+    return list(entries(state.numbered))
+
+
+async def let_go(jobs: list[Job | int]) -> None:
+    """Free the jobs of a state that nobody else has any more, some at a time.
+
+    All at once, as they would be with the state itself, they keep everybody waiting: a million of them for
+    half a second.
+    """
+    while jobs:
+        del jobs[-SLICE_JOBS:]
+        await asyncio.sleep(0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 from urllib.parse import quote
 
@@ -17,6 +17,8 @@ from horizon.core import state as core_state
 from horizon.core.events import Recorded
 from horizon.core.evolve import evolve
 from horizon.core.state import State, digest, digested
+from horizon.service.recovery import GivenUp, fold_until
+from horizon.store.port import EventStore
 from tests.api.client import Client
 from tests.core.spec import given, node
 
@@ -141,6 +143,64 @@ async def test_one_fold_answers_all_who_ask_about_one_position(
     assert reads == [0]
     await client.get(f"/state?at={head - 1}")
     assert reads == [0, 0]
+
+
+class Folds:
+    """Stands before the folding of the past: each waits to be let go on, or to be given up."""
+
+    def __init__(self) -> None:
+        self.begun: list[int] = []
+        self.given_up: list[int] = []
+        self.goes_on = asyncio.Event()
+
+    async def fold(
+        self, store: EventStore, head: int, at: int, snapshots: object, wanted: Callable[[], bool]
+    ) -> State:
+        self.begun.append(at)
+        while not self.goes_on.is_set():
+            if not wanted():
+                self.given_up.append(at)
+                raise GivenUp
+            await asyncio.sleep(0.001)
+        return await fold_until(store, head, at)
+
+
+@pytest.fixture
+def folds(monkeypatch: pytest.MonkeyPatch) -> Folds:
+    folds = Folds()
+    monkeypatch.setattr(past, "fold_until", folds.fold)
+    return folds
+
+
+async def test_a_fold_that_nobody_waits_for_any_more_is_given_up(client: Client, folds: Folds) -> None:
+    await client.submit(hold=True)
+    http = client.scheduler.http
+    impatient = [asyncio.ensure_future(http.get(f"/api/v1/state?at={at}")) for at in (1, 2, 3)]
+    await client.scheduler.eventually(lambda: folds.begun == [1], "the first is folded")
+    patient = asyncio.ensure_future(client.get("/queue?at=3"))
+    asking = client.scheduler.runner.app[CONTEXT].past._asking
+    await client.scheduler.eventually(lambda: len(asking) == 4, "all ask")
+    for one in impatient:
+        one.cancel()
+    await client.scheduler.eventually(lambda: folds.begun == [1, 3], "for 2 nobody waits")
+    assert folds.given_up == [1], "of those who ask about 3 one is still there"
+    folds.goes_on.set()
+    assert (await patient)["total"] == 0
+    assert not asking
+
+
+async def test_only_so_many_wait_for_the_past(
+    client: Client, folds: Folds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(past, "ASKING_MAX", 2)
+    asking = [asyncio.ensure_future(client.get(f"/queue?at={at}")) for at in (1, 2)]
+    await client.scheduler.eventually(lambda: folds.begun == [1], "the first is folded")
+    refused = await client.ask("GET", "/queue?at=1", status=503)
+    assert refused.headers["Retry-After"] == "5"
+    assert "too many ask about the past" in refused.json["detail"]
+    folds.goes_on.set()
+    await asyncio.gather(*asking)
+    await client.get("/queue?at=1")
 
 
 async def test_a_past_state_is_not_kept_for_ever(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
