@@ -150,6 +150,11 @@ class Context:
 
     # --- asking ---------------------------------------------------------------------------------------
 
+    async def answered(self, request: web.Request, body: bytes) -> bool:
+        """Whether this is the same request again, and ``ask`` has its answer."""
+        key = idempotency_key(request)
+        return key is not None and await self.engine.answered(key, fingerprint(request, body))
+
     async def ask(
         self,
         request: web.Request,

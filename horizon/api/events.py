@@ -20,7 +20,7 @@ from horizon.core import limits
 from horizon.core.decide import Events
 from horizon.core.events import SCHEMA_VERSIONS, Recorded
 from horizon.core.state import State
-from horizon.store.port import EventStore, Wanted
+from horizon.store.port import Archivable, EventStore, Wanted
 
 EVENTS_DEFAULT: Final = 1_000
 ARCHIVE: Final = JsonBody(wire.ArchiveAsked, limits.JOB_BODY_BYTES_MAX, wire.given)
@@ -99,7 +99,7 @@ async def _events(
 
 
 async def record_archive(context: Context, request: web.Request) -> web.Response:
-    """Whoever archives has checked the file; here it is seen to end as this log does."""
+    """Whoever archives has checked the file; what is said of it is held against this log, here."""
     asked, body = await ARCHIVE.read(request)
     command = cmd.RecordArchive(
         asked.first,
@@ -111,17 +111,35 @@ async def record_archive(context: Context, request: web.Request) -> web.Response
         asked.sha256,
         asked.reason or "",
     )
-    if asked.last > context.state.archived_to:  # else it is refused, or answered as before
-        hashes = [one.hash.hex() for one in await context.engine.store.read_at([asked.last])]
-        if hashes != [asked.tip]:
-            fault = Fault(f"is not the hash of event {asked.last}", "/tip")
-            raise Problem(CONFLICT, f"the tip {fault.detail}", [fault])
+    if not await context.answered(request, body):
+        fault = _fault_in(asked, await context.engine.store.archivable(asked.first))
+        if fault is not None:
+            raise Problem(CONFLICT, fault.detail, [fault])
     answer = encode(wire.ArchiveAnswer(asked.first, asked.last, asked.file, asked.sha256))
 
     def render(state: State, events: Events, now_us: int) -> tuple[int, bytes]:
         return 201, answer
 
     return answered(await context.ask(request, body, command, render))
+
+
+def _fault_in(asked: wire.ArchiveAsked, partition: Archivable | None) -> Fault | None:
+    """What is not so of an archive, by what the log has."""
+    if partition is None:
+        return Fault(f"no full partition in the database begins at {asked.first}", "/first")
+    last = partition.last
+    if asked.last != last:
+        return Fault(f"the partition that begins at {asked.first} ends at {last}", "/last")
+    if partition.signed <= last:
+        signed = f"the log is signed up to {partition.signed}"
+        return Fault(f"{signed}: what is archived must be signed beyond its end, which is {last}", "/last")
+    if asked.previous != partition.previous.hex():
+        return Fault(f"the previous is not the hash of event {asked.first - 1}", "/previous")
+    if asked.tip != partition.tip.hex():
+        return Fault(f"the tip is not the hash of event {last}", "/tip")
+    if asked.frontier != partition.frontier.hex():
+        return Fault(f"the frontier is not that of the log's tree at {last}", "/frontier")
+    return None
 
 
 async def get_checkpoint(context: Context, request: web.Request) -> web.Response:

@@ -58,7 +58,8 @@ def archive(
 
     Each is exported, the file is checked by the auditor's own code from the bytes on the disk, the running
     Horizon puts on record what is in it (PartitionArchived), and the partition is taken out of the log. Its
-    table stays, protected, until --drop deletes it. Whatever stops this, the same command goes on with it.
+    table stays, protected, until --drop deletes it. Whatever stops this, the same command goes on with it;
+    where what is on record is of a file that is not there or does not hold, it makes and records it anew.
     DATABASE_URL, where it is set, must be the owner's.
 
     Whoever reads the log further back than the database goes reads the files: in HORIZON_ARCHIVE, else in
@@ -105,17 +106,31 @@ class Archiver:
             full = [one for one in await attached(reader) if one.last < signed]
             chosen = full[: max(0, len(full) - keep)]
             for partition in [one for one in chosen if await _ends_before(reader, one, before)]:
-                known = (await reader.recorded_archives()).holding(partition.first)
-                if known is None:
-                    await self._write(reader, partition)
-                else:
-                    await self._check(reader, known)
+                await self._on_record(reader, partition)
                 await set_apart(reader.dsn, partition.first)
                 click.echo(f"events {partition.first:,} to {partition.last:,} are archived in {self._target}")
             click.echo(
                 f"{len(await attached(reader))} partitions are in the database; "
                 f"{len(full)} were full and signed"
             )
+
+    async def _on_record(self, reader: LogReader, partition: Partition) -> None:
+        """See that the partition is in a file that holds, and that this is on record. What is on record of it
+        may be of a file that is not there, or does not hold: then it is archived again."""
+        from horizon.store.port import Archived
+
+        known = (await reader.recorded_archives()).holding(partition.first)
+        if known is not None and (known.first, known.last) == partition:
+            try:
+                await self._check(reader, known)
+                return
+            except (Archived, CliError) as error:
+                again = f"so events {known.first:,} to {known.last:,} are archived again"
+                click.echo(f"{error}\n{again}", err=True)
+        written = await self._write(reader, partition)
+        known = (await reader.recorded_archives()).holding(partition.first)
+        if known is None or known.sha256.hex() != written.sha256:
+            raise CliError("what is on record is another file by now: nothing was taken out of the log")
 
     async def drop(self) -> None:
         from horizon.cli.database import log_reader
@@ -132,7 +147,7 @@ class Archiver:
 
     # --- one partition --------------------------------------------------------------------------------
 
-    async def _write(self, reader: LogReader, partition: Partition) -> None:
+    async def _write(self, reader: LogReader, partition: Partition) -> Written:
         """Export it, up to the checkpoint behind its end; check what came to the disk; put it on record."""
         from horizon.cli.database import progress_printer
         from horizon.service.keys import sync_directory
@@ -160,6 +175,7 @@ class Archiver:
             raise CliError(f"{partial} cannot be written: {error.strerror}") from error
         body = {"first": partition.first, "last": partition.last, "file": name, **written._asdict()}
         self._client.change("POST", "/api/v1/log/archived", {**body, "reason": self._reason or ""})
+        return written
 
     async def _check(self, reader: LogReader, known: Archive) -> None:
         """That the file of what is on record is there, and is what was recorded."""

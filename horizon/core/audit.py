@@ -217,7 +217,7 @@ def _refusal_faults(state: State, event: ev.CommandRefused) -> Iterator[str]:
 
 
 def _archive_faults(state: State, event: ev.PartitionArchived) -> Iterator[str]:
-    if event.first != state.archived_to + 1 or not event.first <= event.last <= state.position:
+    if event.first > state.archived_to + 1 or not event.first <= event.last <= state.position:
         yield f"events {event.first} to {event.last} are archived, behind {state.archived_to}"
 
 

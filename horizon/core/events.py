@@ -444,7 +444,10 @@ class CommandRefused(Event, frozen=True):
 
 
 class PartitionArchived(Event, frozen=True):
-    """The oldest events in the database are in a file, which was checked, and so may leave the database."""
+    """The oldest events in the database are in a file, which was checked, and so may leave the database.
+
+    Said of the same events again it takes the place of what was said before: of another file of theirs.
+    """
 
     first: int
     """The positions of the first and the last of them."""

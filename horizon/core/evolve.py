@@ -656,7 +656,7 @@ def _command_refused(state: State, event: ev.CommandRefused) -> None:
 
 
 def _partition_archived(state: State, event: ev.PartitionArchived) -> None:
-    state.archived_to = event.last
+    state.archived_to = max(state.archived_to, event.last)
 
 
 def _leader_elected(state: State, event: ev.LeaderElected) -> None:

@@ -339,6 +339,10 @@ class Engine:
         # others' wait.
         return await (future if key is None else asyncio.shield(future))
 
+    async def answered(self, key: str, fingerprint: bytes) -> bool:
+        """Whether what comes under this key has been answered. Raises ``KeyReused``, ``StoreError``."""
+        return await self._inbox.answered(key, fingerprint) is not None
+
     def _report(self, report: cmd.Report) -> None:
         self._put(Ask(report, EXECUTOR, self.ids.new(), weight=0))
 

@@ -10,6 +10,7 @@ that one can see that none is missing.
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import zlib
@@ -22,6 +23,7 @@ import msgspec
 from msgspec import Struct
 
 from horizon.core.events import Stored
+from horizon.store.feed import TURN_EVENTS
 from horizon.store.line import Line, line_of, stored_in
 from horizon.store.port import GENESIS_HASH, Corrupt, Head, Signed
 from horizon.store.reader import LogReader
@@ -122,6 +124,8 @@ async def frontier_at(reader: LogReader, size: int) -> tuple[Frontier, bytes]:
             tip = await reader.hash_at(near.size)
     async for tip in reader.hashes(frontier.size, size):
         frontier.add(tip)
+        if frontier.size % TURN_EVENTS == 0:
+            await asyncio.sleep(0)
     if frontier.size != size:
         raise Corrupt(f"the log has {frontier.size} events where it should have {size}")
     return frontier, tip

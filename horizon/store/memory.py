@@ -18,6 +18,7 @@ from horizon.store import codec
 from horizon.store.port import (
     GENESIS_HASH,
     Answer,
+    Archivable,
     Batch,
     Candidate,
     Fenced,
@@ -128,6 +129,9 @@ class MemoryStore:
 
     async def position_at(self, moment_us: int) -> int:
         return bisect_right(self.log.events, moment_us, key=lambda one: one.recorded_at_us)
+
+    async def archivable(self, first: int) -> Archivable | None:
+        return None  # there are no partitions
 
     async def blobs(self, digests: Iterable[str]) -> dict[str, bytes]:
         return {digest: self.log.blobs[digest] for digest in digests if digest in self.log.blobs}

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import asyncpg
 
-SCHEMA_REVISION: Final = "0005"
+SCHEMA_REVISION: Final = "0006"
 """The schema this program works on; the newest of ``migrations/versions``."""
 
 

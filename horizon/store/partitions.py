@@ -7,7 +7,9 @@ from typing import Any, Final, NamedTuple
 
 import asyncpg
 
-from horizon.store.port import Unavailable
+from horizon.store.export import frontier_at
+from horizon.store.feed import TURN_EVENTS
+from horizon.store.port import GENESIS_HASH, Archivable, Corrupt, Unavailable
 from horizon.store.postgres import TROUBLE, connect
 from horizon.store.reader import LogReader
 
@@ -22,7 +24,7 @@ _ATTACHED: Final = """
           WHERE oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = 'events'::regclass)) AS partitions
     ORDER BY first"""
 _APART: Final = """
-    SELECT first, last FROM archives
+    SELECT DISTINCT first, last FROM archives
     WHERE to_regclass(partition_name(first)) IS NOT NULL
       AND to_regclass(partition_name(first)) NOT IN
           (SELECT inhrelid FROM pg_inherits WHERE inhparent = 'events'::regclass)
@@ -44,6 +46,31 @@ async def attached(reader: LogReader) -> list[Partition]:
 async def apart(reader: LogReader) -> list[Partition]:
     """Those that were taken out of it and are still there."""
     return [Partition(*row) for row in await reader.fetch(_APART)]
+
+
+async def archivable(reader: LogReader, first: int) -> Archivable | None:
+    """What ``EventStore.archivable`` gives. The tree is grown from what was filed with the checkpoint before
+    the partition's end, and on to the next one: it must come out as that has it."""
+    partition = next((one for one in await attached(reader) if one.first == first), None)
+    if partition is None or (await reader.head()).position < partition.last:
+        return None
+    last = partition.last
+    newest = await reader.newest_checkpoint()
+    frontier, tip = await frontier_at(reader, last)
+    packed = frontier.packed()
+    async for behind in reader.checkpoints(last):
+        async for hash in reader.hashes(last, behind.size):
+            frontier.add(hash)
+            if frontier.size % TURN_EVENTS == 0:
+                await asyncio.sleep(0)
+        if frontier.packed() != behind.frontier:
+            raise Corrupt(
+                f"the tree over the {behind.size:,} events up to the checkpoint behind event {last:,} is not "
+                "the one that is filed with it: `horizon verify` says what does not hold"
+            )
+        break
+    previous = await reader.hash_at(first - 1) if first > 1 else GENESIS_HASH
+    return Archivable(first, last, previous, tip, packed, 0 if newest is None else newest.size)
 
 
 async def set_apart(dsn: str, first: int) -> None:

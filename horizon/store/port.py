@@ -103,6 +103,21 @@ class Signed(Struct, frozen=True):
     note: str
 
 
+class Archivable(Struct, frozen=True):
+    """A partition of the table, as the log has it: what may be put on record of its archive."""
+
+    first: int
+    last: int
+    previous: bytes
+    """The hash of the event before the first."""
+    tip: bytes
+    """That of the last."""
+    frontier: bytes
+    """Of the tree at the last, as in ``Signed``."""
+    signed: int
+    """Up to which position the log has been signed."""
+
+
 class Archive(Struct, frozen=True):
     """A partition of the log that is in a file; the event ``PartitionArchived`` says the same."""
 
@@ -224,6 +239,14 @@ class EventStore(Protocol):
 
     async def position_at(self, moment_us: int) -> int:
         """The position of the last event recorded up to a moment; 0 for none. O(log of the log)."""
+        ...
+
+    async def archivable(self, first: int) -> Archivable | None:
+        """The partition that begins there; None when none does, or that of its end is not in the log yet.
+
+        O(events since a checkpoint), in short reads. Raises ``Corrupt`` where what was filed of the tree is
+        not that of the log.
+        """
         ...
 
     async def blobs(self, digests: Iterable[str]) -> dict[str, bytes]:

@@ -28,6 +28,7 @@ from horizon.store.migrate import SCHEMA_REVISION, current_revision, migrate
 from horizon.store.port import (
     GENESIS_HASH,
     Answer,
+    Archivable,
     Archive,
     Batch,
     Candidate,
@@ -112,9 +113,11 @@ _POSITION_AT: Final = """
 """Halves the log until one position is left. What is not in the table any more was before all that is."""
 _SELECT_CHECKPOINTS: Final = """SELECT size, frontier, note FROM checkpoints WHERE size > $1
                                 ORDER BY size LIMIT $2"""
-_ARCHIVES: Final = "SELECT first, last, frontier, tip, file, sha256, position FROM archives"
-SELECT_RECORDED: Final = f"{_ARCHIVES} ORDER BY first"
-SELECT_ARCHIVES: Final = f"{_ARCHIVES} WHERE last < partitions_begin() ORDER BY first"
+_NEWEST_RECORDS: Final = """SELECT DISTINCT ON (first) first, last, frontier, tip, file, sha256, position
+                            FROM archives ORDER BY first, position DESC"""
+SELECT_RECORDED: Final = f"SELECT * FROM ({_NEWEST_RECORDS}) AS newest ORDER BY first"
+SELECT_ARCHIVES: Final = f"""SELECT * FROM ({_NEWEST_RECORDS}) AS newest WHERE last < partitions_begin()
+                             ORDER BY first"""
 SELECT_HEAD: Final = "SELECT log_id, epoch, position, tip, recorded_at_us FROM log_head WHERE id = 1"
 _LEASE_ENDED: Final = "clock_timestamp() NOT BETWEEN lease_until - 2 * lease_ttl AND lease_until"
 """One that has longer to go than twice what it was made for says that the clock was set back, and not that
@@ -442,6 +445,17 @@ class PostgresStore:
     async def archives(self) -> Archives:
         """The partitions that are in files and not in the table any more."""
         return Archives([Archive(*row) for row in await self._fetch(SELECT_ARCHIVES)], self._archive)
+
+    async def archivable(self, first: int) -> Archivable | None:
+        from horizon.store.partitions import archivable
+        from horizon.store.reader import LogReader
+
+        reader = LogReader(self._dsn, self._archive)
+        await reader.open()
+        try:
+            return await archivable(reader, first)
+        finally:
+            await reader.close()
 
     async def read_at(self, positions: Iterable[int]) -> list[Recorded]:
         wanted = sorted(set(positions))

@@ -69,13 +69,6 @@ CHANGES: dict[tuple[str, str], list[tuple[str, Any]]] = {
     ("POST", "/gpus/{uuid}/recover"): [("/gpus/GPU/recover", None)],
     ("POST", "/bookings"): [("/bookings", {"nodes": ["node-1"], "end_at": LATER})],
     ("DELETE", "/bookings/{booking}"): [("/bookings/BOOKING", None)],
-    ("POST", "/log/archived"): [
-        (
-            "/log/archived",
-            {"first": 1, "last": 3, "previous": "0" * 64, "tip": "TIP", "frontier": "0" * 128}
-            | {"file": "log.jsonl", "sha256": "0" * 64},
-        )
-    ],
     ("PUT", "/policy"): [("/policy", {"patience_s": 60})],
     ("PUT", "/shares/{path}"): [
         ("/shares/a", {"weight": 2, "kind": "account"}),
@@ -91,7 +84,8 @@ def test_every_route_that_changes_anything_is_asked_below() -> None:
         for route in ROUTES
         if route.changes
     }
-    assert routes == set(CHANGES)
+    # An archive can be recorded of a full partition only: tests/cli/test_archive.py.
+    assert routes == set(CHANGES) | {("POST", "/log/archived")}
 
 
 async def test_every_change_takes_a_key_and_is_made_once(client: Client) -> None:
@@ -103,13 +97,11 @@ async def test_every_change_takes_a_key_and_is_made_once(client: Client) -> None
     await client.submit(environment={"A": "b"})
     await client.scheduler.until("4", "Completed")
     gpu = (await client.get("/gpus"))["gpus"][7]["uuid"]
-    tip = (await client.get("/events?limit=3"))["events"][2]["hash"]
     booking = (await client.ask("POST", "/bookings", {"nodes": ["node-1"], "end_at": LATER})).json["id"]
     asked: list[tuple[str, str, Any, Answer]] = []
     for (method, _), bodies in CHANGES.items():
         for path, body in bodies:
             path = path.replace("GPU", gpu).replace("BOOKING", booking)
-            body = json.loads(json.dumps(body).replace("TIP", tip))
             first = await client.ask(method, path, body, headers=key(f"change-{len(asked)}"))
             assert first.status < 300, (method, path, first.body)
             assert "Idempotency-Replayed" not in first.headers

@@ -260,6 +260,74 @@ async def test_a_file_that_was_changed_is_found(house: House, admin: asyncpg.Con
     assert "position 301: it was changed, or the one before it" in done.stderr
 
 
+def record(rows: list[Any]) -> dict[str, Any]:
+    """All that can be known of the first partition, and a file that nobody has."""
+    tree = Frontier()
+    for row in rows:
+        tree.add(row["hash"])
+    return {
+        **{"first": 1, "last": SIZE, "previous": "0" * 64, "tip": rows[-1]["hash"].hex()},
+        **{"frontier": tree.packed().hex(), "file": "no-such-file.jsonl", "sha256": "0" * 64},
+    }
+
+
+ROWS = f"SELECT hash FROM events WHERE position <= {SIZE} ORDER BY position"
+
+
+async def test_what_is_put_on_record_is_what_the_log_has(
+    house: House, admin: asyncpg.Connection[Any]
+) -> None:
+    right = record(await admin.fetch(ROWS))
+    tip_of_7 = (await admin.fetchval("SELECT hash FROM events WHERE position = 7")).hex()
+    for wrong, pointer, words in (
+        ({"last": 7, "tip": tip_of_7}, "/last", "the partition that begins at 1 ends at 100"),
+        ({"first": 2}, "/first", "no full partition in the database begins at 2"),
+        ({"first": 301, "last": 400}, "/first", "no full partition in the database begins at 301"),
+        ({"previous": "1" * 64}, "/previous", "the previous is not the hash of event 0"),
+        ({"tip": "1" * 64}, "/tip", "the tip is not the hash of event 100"),
+        ({"frontier": "1" * 192}, "/frontier", "the frontier is not that of the log's tree at 100"),
+        ({"file": "../log.jsonl"}, "/file", ""),
+    ):
+        status, answer = post(house.up, "/api/v1/log/archived", right | wrong)
+        problem = json.loads(answer)
+        assert status == (422 if pointer == "/file" else 409), problem
+        assert problem["errors"][0]["pointer"] == pointer, problem
+        assert words in problem["detail"], problem
+    await admin.execute("ALTER TABLE checkpoints DISABLE TRIGGER ALL")
+    await admin.execute(f"DELETE FROM checkpoints WHERE size > {SIZE}")
+    status, answer = post(house.up, "/api/v1/log/archived", right)
+    assert status == 409
+    assert "must be signed beyond its end, which is 100" in json.loads(answer)["detail"]
+    assert house.up.look("/events?type=PartitionArchived")["events"] == []
+
+
+async def test_a_record_of_a_file_that_nobody_has_is_made_good(
+    house: House, admin: asyncpg.Connection[Any]
+) -> None:
+    """All that a leader can see of it was right. The newest record counts, for whoever reads archives."""
+    asked = record(await admin.fetch(ROWS))
+    recorded = post(house.up, "/api/v1/log/archived", asked, key="useless")
+    assert recorded[0] == 201, recorded
+    done = house.run("archive", "--keep", "1")
+    assert done.returncode == 0, done.stderr
+    assert "no-such-file.jsonl" in done.stderr
+    assert "so events 1 to 100 are archived again" in done.stderr
+    events = house.up.look("/events?after=0&limit=10000")["events"]
+    archived = [one["payload"] for one in events if one["type"] == "PartitionArchived"]
+    assert [one["first"] for one in archived] == [1, 1, 101]
+    assert [one.name for one in house.files()] == [one["file"] for one in archived[1:]]
+    assert post(house.up, "/api/v1/log/archived", asked, key="useless") == recorded
+    status, answer = post(house.up, "/api/v1/log/archived", asked)
+    assert (status, "begins at 1" in json.loads(answer)["detail"]) == (409, True)
+    house.ok("archive", "--drop")
+    house.ok("verify")
+    house.ok("export", "--from", "150", "--out", str(house.data / "part.jsonl"))
+    house.files()[0].rename(house.data / "away")
+    assert archived[1]["file"] in refused(house.up, "/events?after=5")[1]
+    house.files()[0].rename(house.data / "away, too")
+    assert "holds behind event 200" in house.ok("verify")
+
+
 async def test_a_partition_that_was_only_taken_away_is_found(
     house: House, admin: asyncpg.Connection[Any]
 ) -> None:

@@ -33,6 +33,13 @@ def test_an_archive_is_recorded_with_the_keys_that_had_signed_by_then(world: Wor
     assert world.state.archived_to == 5
 
 
+def test_what_is_on_record_may_be_archived_again(world: World) -> None:
+    world.when(archive(1, 3)).when(archive(4, 5)).when(archive(1, 3)).check()
+    archived = [one.event for one in world.log if isinstance(one.event, ev.PartitionArchived)]
+    assert [one.last for one in archived] == [3, 5, 3]
+    assert world.state.archived_to == 5
+
+
 @pytest.mark.parametrize(("first", "last"), [(2, 3), (1, 6), (1, 7), (2, 1), (1, 0)])
 def test_what_leaves_a_gap_or_is_not_over_is_refused(world: World, first: int, last: int) -> None:
     words = "the next file begins at 1" if first != 1 else "before the last event, which is 6"
@@ -40,8 +47,8 @@ def test_what_leaves_a_gap_or_is_not_over_is_refused(world: World, first: int, l
 
 
 def test_the_audit_knows_which_archive_may_come_next(world: World) -> None:
-    before = world.refolded()
-    recorded = world.when(archive(1, 3)).log[-1]
+    before = world.when(archive(1, 3)).refolded()
+    recorded = world.when(archive(4, 5)).log[-1]
     before.epoch = recorded.epoch  # these worlds have no leader
     assert fault(before, recorded) is None
     before.archived_to = 2

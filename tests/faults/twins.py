@@ -26,7 +26,17 @@ from horizon.service.notefile import NoteFile
 from horizon.store import codec
 from horizon.store.memory import Log, MemoryStore
 from horizon.store.note import SigningKey
-from horizon.store.port import Answer, Batch, Candidate, Head, Leader, Signed, Unavailable, UnknownOutcome
+from horizon.store.port import (
+    Answer,
+    Archivable,
+    Batch,
+    Candidate,
+    Head,
+    Leader,
+    Signed,
+    Unavailable,
+    UnknownOutcome,
+)
 from tests.core.snapshots import loaded
 from tests.faults.checker import Start
 from tests.faults.virtual import CURRENT, Process, VirtualLoop
@@ -184,6 +194,10 @@ class FaultyStore:
     async def read_at(self, positions: Iterable[int]) -> list[Recorded]:
         await self._answers()
         return await self._store.read_at(positions)
+
+    async def archivable(self, first: int) -> Archivable | None:
+        await self._answers()
+        return await self._store.archivable(first)
 
     async def blobs(self, digests: Iterable[str]) -> dict[str, bytes]:
         await self._answers()
