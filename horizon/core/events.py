@@ -437,10 +437,14 @@ class CommandRefused(Event, frozen=True):
         return "system"
 
     @property
-    def key(self) -> tuple[str, str, str, str, str]:
-        """Equal for refusals of the same, asked for with the same words. Its size is bounded."""
-        said = hashlib.sha256(encode((self.asked, self.reason))).hexdigest()
-        return self.by, self.command, self.target, self.kind, said
+    def key(self) -> tuple[str, str, str, str]:
+        """Equal for refusals that are alike, whatever was asked in detail."""
+        return self.by, self.command, self.target, self.kind
+
+    @property
+    def said(self) -> str:
+        """A digest, equal among those for refusals of the same, asked for with the same reason."""
+        return hashlib.sha256(encode((self.asked, self.reason))).hexdigest()
 
 
 class PartitionArchived(Event, frozen=True):

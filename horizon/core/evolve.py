@@ -649,8 +649,9 @@ def _signing_key_set(state: State, event: ev.SigningKeySet) -> None:
 def _command_refused(state: State, event: ev.CommandRefused) -> None:
     refusals = state.refusals
     refusals.count += 1
-    refusals.seen.pop(event.key, None)  # to be the youngest again
-    refusals.seen[event.key] = state.stream_version(event.target)
+    version = state.stream_version(event.target)
+    at, said = refusals.seen.pop(event.key, (version, ()))  # to be the youngest again
+    refusals.seen[event.key] = version, (*(said if at == version else ()), event.said)
     if len(refusals.seen) > limits.REFUSALS_REMEMBERED:
         del refusals.seen[next(iter(refusals.seen))]
 

@@ -46,6 +46,8 @@ JOB_BODY_BYTES_MAX: Final = 4 * 1024 * 1024
 
 REFUSALS_REMEMBERED: Final = 10_000
 """Refused commands of which is known that the log has them already."""
+REFUSALS_ALIKE: Final = 10
+"""No more are recorded of one actor, command and target that differ in what was asked, or why, alone."""
 REFUSALS_BEGIN: Final = 1_000
 EVENTS_A_REFUSAL: Final = 10
 """No more refusals are recorded than the first so many and then one in so many events."""

@@ -41,8 +41,8 @@ def kept(state: State, command: cmd.Command, refusal: Rejected, actor: str) -> E
     """What the log is to say of a refused command; nothing when it is of no consequence, or no news. O(1).
 
     The same of the same is news again once its stream has a new version; another wish, or another reason for
-    it, is news at once. And however many different things a client in a loop asks for, refusals stay a small
-    part of the log.
+    it, is news at once, but not for ever: a client that varies its words in a loop must not take the room of
+    others. And however many different things are asked for, refusals stay a small part of the log.
     """
     if type(command) not in OF_CONSEQUENCE or refusal.kind not in _TELLING or actor == EXECUTOR:
         return ()
@@ -60,7 +60,9 @@ def kept(state: State, command: cmd.Command, refusal: Rejected, actor: str) -> E
         asked=_asked(state, command),
     )
     refusals = state.refusals
-    if refusals.seen.get(event.key) == state.stream_version(target):
+    version, said = refusals.seen.get(event.key, (0, ()))
+    is_alike = version == state.stream_version(target)
+    if is_alike and (event.said in said or len(said) >= limits.REFUSALS_ALIKE):
         return ()
     room = limits.REFUSALS_BEGIN + state.position // limits.EVENTS_A_REFUSAL
     return (event,) if refusals.count < room else ()

@@ -298,8 +298,9 @@ class Refusals(Struct):
     """The refused commands that the log has, so that it has none of them twice."""
 
     count: int = 0
-    seen: dict[tuple[str, str, str, str, str], int] = {}
-    """By ``CommandRefused.key``: the version of the target's stream then; the oldest first."""
+    seen: dict[tuple[str, str, str, str], tuple[int, tuple[str, ...]]] = {}
+    """By ``CommandRefused.key``, the oldest first: the version of the target's stream then, and ``said`` of
+    those that were kept at that version."""
 
 
 class Terms(Struct):

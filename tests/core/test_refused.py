@@ -90,6 +90,17 @@ def test_another_reason_for_the_same_wish_is_another_refusal() -> None:
     world.check()
 
 
+def test_who_varies_his_words_in_a_loop_takes_no_room_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "REFUSALS_BEGIN", limits.REFUSALS_ALIKE + 2)
+    monkeypatch.setattr(limits, "EVENTS_A_REFUSAL", 1_000)
+    world = ended()
+    loop = [asked(world, cmd.Update(job_id(1), time_limit_s=number), "mallory") for number in range(1, 50)]
+    assert [len(one) for one in loop] == [1] * limits.REFUSALS_ALIKE + [0] * (49 - limits.REFUSALS_ALIKE)
+    assert len(asked(world, cmd.Cancel(job_id(1)), "mallory")) == 1
+    assert len(asked(world, cmd.Update(job_id(1), time_limit_s=9), "ann")) == 1
+    world.check()
+
+
 def test_another_asker_command_or_kind_of_no_is_another_refusal() -> None:
     world = ended()
     assert len(asked(world, cmd.Cancel(job_id(1)), "ann")) == 1
