@@ -10,6 +10,7 @@ import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,7 +36,7 @@ from tests.vectors.make import FIRST
 GOLDEN: Final = make.HERE / "0.1.0-2026-11-25.jsonl.gz"
 OLDER: Final = [name[:4] for name in MIGRATIONS if name[:4] < SCHEMA_REVISION]
 ANSWER: Final = Answer("a key", bytes(32), 201, b"{}")
-BLOB: Final = {"ab" * 32: b"a script"}
+BLOB: Final = {sha256(b"a script").hexdigest(): b"a script"}
 
 Filled = Callable[[str], Awaitable[str]]
 
