@@ -406,6 +406,8 @@ def audit_export(path: str, keys: list[Key], kept: list[Note]) -> int:
     held = f", {len(kept) - len(audit.too_early)} of them kept elsewhere" if kept else ""
     print(f"{audit.checkpoints} checkpoints hold{held}; what is signed ends at {audit.signed}")
     print(f"{audit.position - audit.signed} events behind it are linked and not signed")
+    if audit.before:
+        print(f"events 1 to {audit.before} are not in this export: it was to begin behind them")
     for size in audit.too_early:
         print(f"NOT CHECKED: the kept checkpoint at {size} lies before these events")
     return PARTIAL if audit.too_early else 0

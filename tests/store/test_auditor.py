@@ -113,6 +113,8 @@ def test_a_kept_checkpoint_that_cannot_be_checked_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     later, key = str(make.HERE / "good-from-5.jsonl"), str(make.SECOND.public)
+    assert auditor.main([later, "--key", key]) == 0
+    assert "events 1 to 4 are not in this export" in capsys.readouterr().out
     early, foreign = tmp_path / "early.txt", tmp_path / "foreign.txt"
     early.write_text(signed(Checkpoint(ORIGIN, 3, bytes(32), bytes(32)), [make.FIRST]) + KEPT[1])
     assert auditor.main([later, "--key", key, "--checkpoint", str(early)]) == 6
