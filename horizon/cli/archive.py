@@ -15,7 +15,7 @@ from horizon.cli import places
 from horizon.cli.client import Client
 from horizon.cli.exits import CliError
 from horizon.cli.session import client_of
-from horizon.cli.values import Parsed, parse_at, reason_option
+from horizon.cli.values import Parsed, parse_before, reason_option
 
 if TYPE_CHECKING:
     from horizon.auditor import Key
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--before",
-    type=Parsed("position or time", parse_at),
+    type=Parsed("position or time", parse_before),
     metavar="POSITION|TIME",
     help="Only what ends before this.",
 )

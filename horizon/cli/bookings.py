@@ -11,7 +11,7 @@ import click
 from horizon.cli.client import Client, segment
 from horizon.cli.output import Column, json_option, print_json, print_table, show_time
 from horizon.cli.session import client_of, for_each, the_one
-from horizon.cli.values import MOMENT, reason_option
+from horizon.cli.values import ENDS, MOMENT, reason_option
 
 
 @click.group(
@@ -48,7 +48,9 @@ def _rows(found: list[dict[str, Any]]) -> Iterable[tuple[Any, ...]]:
 @bookings.command(short_help="Keep nodes free of jobs for a span of time.")
 @click.argument("nodes", nargs=-1, required=True, metavar="NODE...")
 @click.option("--from", "start_at", type=MOMENT, metavar="TIME", help="2030-01-31T08:00, or +2h.  [now]")
-@click.option("--until", "end_at", type=MOMENT, required=True, metavar="TIME", help="The same.")
+@click.option(
+    "--until", "end_at", type=ENDS, required=True, metavar="TIME", help="The same; a day is included."
+)
 @reason_option
 @json_option
 @click.pass_context

@@ -16,7 +16,7 @@ from horizon.cli.client import Client, Query
 from horizon.cli.exits import CliError
 from horizon.cli.output import Column, json_option, print_json, print_table, show_time
 from horizon.cli.session import client_of
-from horizon.cli.values import MOMENT
+from horizon.cli.values import MOMENT, UNTIL
 
 if TYPE_CHECKING:
     from horizon.core.events import Stored
@@ -44,7 +44,7 @@ class Asked(NamedTuple):
 @click.option("--actor", metavar="NAME", help="Only what this one asked for or reported.")
 @click.option("--type", "types", multiple=True, metavar="TYPE", help="Only of this type: CommandRefused.")
 @click.option("--since", type=MOMENT, metavar="TIME", help="Recorded then or later: 2030-01-31T08:00, -2h.")
-@click.option("--until", type=MOMENT, metavar="TIME", help="Recorded then or before.")
+@click.option("--until", type=UNTIL, metavar="TIME", help="Recorded then or before; a day is included.")
 @click.option(
     "--after", type=click.IntRange(0), default=0, show_default=True, metavar="N", help="Only after this one."
 )

@@ -51,7 +51,9 @@ class Then(NamedTuple):
 
 
 @click.command(short_help="Fold the log up to a moment: the system as it was, or what changed.")
-@click.option("--until", type=AT, metavar="POSITION|TIME", help="As it was then.  [the end of the log]")
+@click.option(
+    "--until", type=AT, metavar="POSITION|TIME", help="As it was then; a day is included.  [the end]"
+)
 @click.option(
     "--diff", nargs=2, type=AT, metavar="POSITION|TIME POSITION|TIME", help="What changed between the two."
 )

@@ -21,7 +21,7 @@ import horizon
 from horizon.cli import exits
 from horizon.cli.exits import CliError
 from horizon.cli.output import Column, print_json, print_table, show_duration
-from horizon.cli.values import Parsed
+from horizon.cli.values import BEGINNING, OVER, Parsed, is_date
 from horizon.core import limits
 from horizon.core.policy import UNLIMITED, Order, Policy
 from horizon.core.state import SECOND_US
@@ -38,8 +38,8 @@ _CLUSTER: Final = re.compile(r"([1-9][0-9]{0,5})x([1-9][0-9]{0,5})(?::([A-Za-z0-
 _DEPTHS: Final = {"easy": 1, "conservative": UNLIMITED}
 _BACKFILL_FORMS: Final = "none, easy, conservative or a number of reservations"
 
-Moment = tuple[int, bool]
-"""Seconds since 1970, and whether a whole day is meant."""
+Moment = tuple[datetime, bool]
+"""In no zone when it was given in none; and whether a whole day is meant."""
 
 
 def _parse_cluster(text: str) -> Hardware:
@@ -54,13 +54,26 @@ def _parse_cluster(text: str) -> Hardware:
 
 
 def _parse_moment(text: str) -> Moment:
-    """A date, or a date and a time. Without a zone it is one of the trace's own."""
+    """A date, or a date and a time."""
     try:
-        moment = datetime.fromisoformat(text)
+        return datetime.fromisoformat(text), is_date(text)
     except ValueError:
         raise ValueError(f"{text!r} is no moment: write such as 2017-10-03 or 2017-10-03T08:00") from None
-    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
-    return int(moment.timestamp()), len(text) <= len("2017-10-03")
+
+
+def _ended(moment: Moment) -> datetime:
+    """When it, or the day that is meant, is over."""
+    return moment[0] + (OVER if moment[1] else BEGINNING)
+
+
+def _in_log_us(moment: datetime) -> int:
+    """Microseconds since 1970; without a zone it is one of this machine's."""
+    return int(moment.astimezone().timestamp()) * SECOND_US
+
+
+def _in_trace_s(moment: datetime) -> int:
+    """Seconds since 1970; without a zone it is one of the trace's own."""
+    return int((moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment).timestamp())
 
 
 def _checked_backfill(text: str) -> str:
@@ -243,7 +256,8 @@ def simulate(
 
         _refuse(ctx, _TRACE_ONLY, "is for traces, not for the log")
         directory = places.data_directory(data_dir or ctx.find_root().obj["data_dir"])
-        source = whatif.Source(directory, exported, _us(since), _us(until, whole_day=True))
+        bounds = (since and _in_log_us(since[0])), (until and _in_log_us(_ended(until)))
+        source = whatif.Source(directory, exported, *bounds)
         whatif.run(source, what_ifs, cluster, out, as_json)
         return
     _refuse(ctx, _LOG_ONLY, "is for the log: give --from-log")
@@ -288,11 +302,6 @@ def _refuse(ctx: click.Context, options: dict[str, str], why: str) -> None:
     for parameter, name in options.items():
         if ctx.get_parameter_source(parameter) is ParameterSource.COMMANDLINE:
             raise click.UsageError(f"{name} {why}")
-
-
-def _us(moment: Moment | None, whole_day: bool = False) -> int | None:
-    """In microseconds since 1970; of a day that is meant as a whole its end."""
-    return None if moment is None else (moment[0] + 86_400 * (whole_day and moment[1])) * SECOND_US
 
 
 def _contenders(first: str, others: Sequence[str]) -> list[Contender]:
@@ -351,9 +360,9 @@ def _loaded(path: Path) -> Trace:
 
 
 def _part_of(trace: Trace, since: Moment | None, until: Moment | None, limit: int | None) -> Trace:
-    until_s = None if until is None else until[0] + 86_400 * until[1]
+    since_s, until_s = (since and _in_trace_s(since[0])), (until and _in_trace_s(_ended(until)))
     try:
-        part = trace.part(None if since is None else since[0], until_s, limit)
+        part = trace.part(since_s, until_s, limit)
     except ValueError as error:
         raise CliError(f"no part of {trace.name} can be chosen by time: {error}", exits.USAGE) from None
     if not part.jobs:

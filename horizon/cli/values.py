@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 
 import click
@@ -39,17 +39,36 @@ def parse_memory_gb(text: str) -> float | int:
     return int(gigabytes) if gigabytes.is_integer() else gigabytes
 
 
-def parse_moment(text: str, now: datetime) -> datetime:
-    """A moment in ``2030-01-31T08:00``, in a zone or this machine's, ``+1h30m`` from now or ``-2d`` ago."""
+BEGINNING: Final = timedelta(0)
+LAST: Final = timedelta(days=1) - timedelta(microseconds=1)
+OVER: Final = timedelta(days=1)
+"""Which moment a date alone is: where something begins, that of its beginning; where something ends the whole
+day is in it, so its last moment, or that when it is over."""
+
+
+def parse_moment(text: str, now: datetime, of_day: timedelta = BEGINNING) -> datetime:
+    """A moment in ``2030-01-31T08:00``, in a zone or this machine's, ``+1h30m`` from now or ``-2d`` ago.
+
+    A date alone is the day of this machine's zone, and means that moment of it.
+    """
     if text.startswith(("+", "-")):
         away = timedelta(seconds=parse_duration_s(text[1:]))
         return now + away if text[0] == "+" else now - away
     try:
-        return datetime.fromisoformat(text).astimezone()
+        return (datetime.fromisoformat(text) + (of_day if is_date(text) else BEGINNING)).astimezone()
     except ValueError:
         raise ValueError(
             f"{text!r} is no moment: write such as 2030-01-31T08:00, or +1h30m from now, or -2d before"
         ) from None
+
+
+def is_date(text: str) -> bool:
+    """Whether it is a date alone, without a time of the day."""
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def parse_signal(text: str) -> str:
@@ -60,19 +79,43 @@ def parse_signal(text: str) -> str:
     return name
 
 
-def parse_utc(text: str) -> str:
+def parse_utc(text: str, of_day: timedelta = BEGINNING) -> str:
     """A moment as the API takes it."""
-    return parse_moment(text, datetime.now(UTC)).astimezone(UTC).isoformat()
+    return _utc(parse_moment(text, datetime.now(UTC), of_day))
 
 
 def parse_at(text: str) -> str:
-    """A position of the log, or a moment, as the API takes it."""
-    if text.isascii() and text.isdecimal():
+    """A position of the log, or a moment up to which it counts, as the API takes it. Of today, until now."""
+    now = datetime.now(UTC)
+
+    def moment() -> str:
+        then = parse_moment(text, now, LAST)
+        return _utc(min(then, now) if is_date(text) else then)
+
+    return _position_or(text, moment)
+
+
+def parse_before(text: str) -> str:
+    """A position of the log, or a moment before which it counts."""
+    return _position_or(text, lambda: parse_utc(text))
+
+
+def _position_or(text: str, moment: Callable[[], str]) -> str:
+    digits = text.removeprefix("-").removeprefix("+")
+    if digits.isascii() and digits.isdecimal():
+        if digits != text:
+            raise ValueError(
+                f"{text!r} is no position of the log, which are from 1 on; a moment has a unit, such as -2h"
+            )
         return text
     try:
-        return parse_utc(text)
+        return moment()
     except ValueError as error:
         raise ValueError(f"{error}; or a position of the log") from None
+
+
+def _utc(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat()
 
 
 def _parse_bound(text: str) -> int | str:
@@ -111,10 +154,14 @@ class Parsed(click.ParamType[Any]):
 DURATION: Final = Parsed("duration", parse_duration_s)
 MEMORY: Final = Parsed("memory", parse_memory_gb)
 MOMENT: Final = Parsed("moment", parse_utc)
+UNTIL: Final = Parsed("moment", lambda text: parse_utc(text, LAST))
+ENDS: Final = Parsed("moment", lambda text: parse_utc(text, OVER))
 PAIR: Final = Parsed("key=value", _parse_pair)
 BOUND: Final = Parsed("bound", _parse_bound)
 SIGNAL: Final = Parsed("signal", parse_signal)
 
 AT: Final = Parsed("position or time", parse_at)
-at_option = click.option("--at", type=AT, metavar="POSITION|TIME", help="As it was then.  [now]")
+at_option = click.option(
+    "--at", type=AT, metavar="POSITION|TIME", help="As it was then; a day is included.  [now]"
+)
 reason_option = click.option("--reason", metavar="TEXT", help="Why, for the record.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 from tests.cli.house import Up, run
@@ -44,6 +45,10 @@ def test_the_system_as_it_was_is_the_same_for_whoever_folds_the_log(
     assert end["position"] > told["position"]
     assert (end["holding"], end["waiting"]) == ([], [])
 
+    today = datetime.now().astimezone().date().isoformat()
+    of_today = json.loads(run(home / "data", "replay", "--until", today, "--json").stdout)
+    assert of_today["position"] == end["position"], "of a day all of it"
+
     done = run(home / "data", "replay", "--diff", position, str(end["position"]))
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
@@ -67,6 +72,7 @@ def for_what_cannot_be_replayed_the_reason_is_said(home: Path) -> None:
     (home / "changed.jsonl").write_text(lines)
     for code, words, arguments in (
         (2, "the log has positions 1 to ", ["--until", "100000"]),
+        (2, "is no position of the log, which are from 1 on", ["--until", "-1"]),
         (2, "--until and --diff exclude each other", ["--until", "1", "--diff", "1", "2"]),
         (2, "begins at 2: a fold begins at 1", ["--export", str(home / "part.jsonl")]),
         (1, "the log cannot be folded: position ", ["--export", str(home / "changed.jsonl")]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 
 import click
@@ -60,6 +61,40 @@ def test_moments() -> None:
     for text in ("tomorrow", "+", "+soon", "-", ""):
         with pytest.raises(ValueError, match="is no"):
             values.parse_moment(text, now)
+
+
+DAYS = {
+    values.MOMENT: "2029-12-31T23:00:00+00:00",
+    values.UNTIL: "2030-01-01T22:59:59.999999+00:00",
+    values.ENDS: "2030-01-01T23:00:00+00:00",
+}
+
+
+def test_where_something_ends_a_date_is_the_whole_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    try:
+        for kind, expected in DAYS.items():
+            assert kind.convert("2030-01-01", None, None) == expected
+            assert kind.convert("2030-01-01T00:00", None, None) == DAYS[values.MOMENT], (
+                "that is no date alone"
+            )
+        now = datetime.now(UTC).isoformat()
+        assert now <= values.parse_at("2030-01-01") <= datetime.now(UTC).isoformat(), "it is not over yet"
+        assert values.parse_at("2001-01-01") == "2001-01-01T22:59:59.999999+00:00"
+        assert values.parse_before("2001-01-01") == "2000-12-31T23:00:00+00:00"
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize("text", ["-1", "+1", "-20"])
+def test_a_negative_number_is_no_position_and_no_moment(text: str) -> None:
+    for parse in (values.parse_at, values.parse_before):
+        with pytest.raises(ValueError, match="is no position of the log, which are from 1 on"):
+            parse(text)
+    assert values.parse_at("7") == "7"
+    assert values.parse_at("-1s") < datetime.now(UTC).isoformat()
 
 
 def test_signals() -> None:
