@@ -21,6 +21,7 @@ from horizon.service.standby import Standby
 FORWARDED: Final = "Horizon-Forwarded"
 """Marks what a standby sent on: nobody sends it on again."""
 CONNECT_S_MAX: Final = 2.0
+ASK_S_MAX: Final = 5.0
 RETRY_AFTER_S: Final = 1
 _WHOLE_BYTES_MAX: Final = 1 << 20
 """aiohttp warns of sending more than this in one piece."""
@@ -29,6 +30,21 @@ _OF_THE_HOP: Final = (
     hdrs.TRAILER, hdrs.TRANSFER_ENCODING, hdrs.UPGRADE, hdrs.HOST, hdrs.CONTENT_LENGTH, hdrs.EXPECT,
 )  # fmt: skip
 """Headers that are about one connection, or are made anew for the next."""
+
+
+async def is_known(url: str, token: str) -> bool:
+    """Whether the leader there takes this token, as it will have to from clients of ours. Raises ``OSError``
+    when it cannot be asked."""
+    timeout = aiohttp.ClientTimeout(total=ASK_S_MAX)
+    headers = {hdrs.AUTHORIZATION: f"Bearer {token}", FORWARDED: "1"}
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()) as session,
+            session.get(f"{url.rstrip('/')}/api/v1/queue", headers=headers, allow_redirects=False) as answer,
+        ):
+            return answer.status != 401
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise OSError(str(error) or "it does not answer") from error
 
 
 class Forwarder:

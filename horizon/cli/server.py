@@ -21,6 +21,7 @@ import structlog
 from aiohttp import web
 
 from horizon.api.app import create_app
+from horizon.api.forward import is_known
 from horizon.cli import lock, places
 from horizon.cli.exits import CONFLICT, USAGE, CliError
 from horizon.core.model import Inventory, JobState
@@ -33,6 +34,7 @@ from horizon.service.config import EngineConfig
 from horizon.service.engine import Engine
 from horizon.service.follower import Follower
 from horizon.service.keys import BadKey, KeyFile
+from horizon.service.launches import devices_of
 from horizon.service.leadership import Led, await_turn, describe
 from horizon.service.notary import Distrust, Notary
 from horizon.service.notefile import NoteFile
@@ -194,6 +196,9 @@ class Scheduler:
         await standby.start(progress)
         if standby.leader is not None:
             self._check_nodes(standby.leader, standby.follower.state)
+            self._check_devices(standby.leader, standby.follower.state)
+        asking = asyncio.create_task(self._ask_leaders(standby))
+        self._parts.callback(asking.cancel)
         _warn_of_key(self._keys, standby.follower.state.signing_key)
 
     async def lead(self, leads: Callable[[], None]) -> str:
@@ -233,6 +238,48 @@ class Scheduler:
                 CONFLICT,
             )
 
+    def _check_devices(self, led: Leader, state: State) -> None:
+        """Refuse to stand by with other pretended GPUs than whoever leads from the same data directory has,
+        and warn of other real ones, which may have failed since.
+
+        Once this one led, jobs would hold devices that are not there, or are of another type.
+        """
+        if led.home != places.home_id(self._settings.data_dir):
+            return
+        theirs = {name: node.inventory for name, node in state.nodes.items() if not node.lost}
+        ours = {inventory.name: inventory for inventory in self.inventories}
+        names = sorted({*theirs, *ours})
+        differ = [name for name in names if _devices(theirs.get(name)) != _devices(ours.get(name))]
+        if not differ:
+            return
+        what = (
+            f"{differ[0]} has other GPUs here than with {describe(led)}, which leads from the same data "
+            "directory: jobs would hold GPUs that are gone once this one led"
+        )
+        if any(inventory.simulated for inventory in (*theirs.values(), *ours.values())):
+            raise CliError(f"{what}. Give both the same --simulate-gpus", CONFLICT)
+        log.warning(what)
+
+    async def _ask_leaders(self, standby: Standby) -> None:
+        """Find out of each leader whether it takes our token: clients have one, for it, through us to it, and
+        for us once we lead."""
+        while standby.following:
+            leader, term = standby.leader, standby.term
+            if leader is None or not leader.url:
+                await asyncio.sleep(HOLD_AGAIN_S)
+                continue
+            try:
+                if not await is_known(leader.url, self._settings.token):
+                    log.error(
+                        "the leader does not take this scheduler's token: its clients could change nothing "
+                        "through this one, and would be turned away once it leads; give both the same "
+                        "HORIZON_TOKEN",
+                        leader=describe(leader),
+                    )
+            except OSError as error:
+                log.warning("the leader cannot be reached, nor changes sent to it", error=str(error))
+            await term.wait()
+
     async def _hold_directory(self) -> None:
         """Hold the data directory as soon as whoever led from it has let it go.
 
@@ -271,6 +318,10 @@ class Scheduler:
         """How many jobs have processes, or are about to."""
         active = (JobState.SCHEDULED, JobState.RUNNING)
         return sum(job.state in active for job in self.engine.state.holding.values())
+
+
+def _devices(inventory: Inventory | None) -> set[tuple[str, str]] | None:
+    return None if inventory is None else devices_of(inventory)
 
 
 def _warn_of_key(keys: KeyFile, signing_key: str) -> None:

@@ -33,7 +33,7 @@ from horizon.service.batch import BatchBuilder
 from horizon.service.clock import Clock, Ids, LogClock
 from horizon.service.config import EngineConfig
 from horizon.service.inbox import Ask, Inbox, Render, Reply
-from horizon.service.launches import Launcher
+from horizon.service.launches import Launcher, warn_of_lost
 from horizon.service.leadership import Lease, Turn, steady_s
 from horizon.service.metrics import EngineMetrics
 from horizon.service.notary import Distrust, Notary
@@ -227,6 +227,7 @@ class Engine:
         if self.notary is not None:
             announced = await self.notary.begin(self.store, head, self.state, self._wake.set)
         inventories = await self._launcher.open(head)
+        warn_of_lost(self.state, inventories)
         batch = BatchBuilder(self.state)
         now_us = self._now_us()
         elected = ev.LeaderElected(

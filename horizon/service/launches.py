@@ -142,6 +142,31 @@ class Launcher:
             self._executor.stop(key, 0)  # and never shall be
 
 
+def warn_of_lost(state: State, inventories: Iterable[Inventory]) -> None:
+    """Say which of the devices that jobs hold are not there, or are others, on the nodes as they are now.
+
+    What runs goes on: nobody takes a device from a process. But nobody else knows that it has it.
+    """
+    there = {one.name: devices_of(one) for one in inventories}
+    for job in state.holding.values():
+        for placement in job.allocation:
+            node, now = state.nodes[placement.node], there.get(placement.node)
+            held = {one for one in devices_of(node.inventory) if one[0] in placement.gpu_ids}
+            if now is not None and (lost := held - now):
+                log.warning(
+                    "devices that a job holds are gone, or are others: was this scheduler started with "
+                    "another --simulate-gpus?",
+                    job=job.number,
+                    node=placement.node,
+                    devices=", ".join(f"{gpu_type} {uuid}" for uuid, gpu_type in sorted(lost)),
+                )
+
+
+def devices_of(inventory: Inventory) -> set[tuple[str, str]]:
+    """Which ones, by UUID, and of which types."""
+    return {(device.uuid, device.gpu_type) for device in inventory.devices}
+
+
 def _fault(job: Job, blobs: dict[str, bytes]) -> str:
     """What is wrong with what the store has of a job's environment and script; nothing when it is theirs."""
     spec = job.spec

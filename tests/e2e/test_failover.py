@@ -27,9 +27,9 @@ TTL_S = "3"
 class Serve:
     """A ``horizon serve --standby`` as a process of its own."""
 
-    def __init__(self, database: str, data_dir: Path, ttl_s: str, *options: str) -> None:
+    def __init__(self, database: str, data_dir: Path, ttl_s: str, *options: str, token: str = TOKEN) -> None:
         self.log = data_dir.parent / f"{time.monotonic_ns()}.log"
-        env = {"DATABASE_URL": database, "HORIZON_TOKEN": TOKEN, "HORIZON_LEASE_TTL_S": ttl_s}
+        env = {"DATABASE_URL": database, "HORIZON_TOKEN": token, "HORIZON_LEASE_TTL_S": ttl_s}
         command = [*HORIZON, "serve", "--standby", "--host", "127.0.0.1", "--port", "0", *options]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -254,5 +254,53 @@ def test_a_standby_with_another_key_is_warned(start: Start, database: str, home:
     other = Serve(database, home / "other", TTL_S, "--no-gpus")
     try:
         assert "HORIZON_SIGNING_KEY" in other.log.read_text()
+    finally:
+        other.stop()
+
+
+def test_a_standby_with_another_token_is_warned(start: Start, database: str, home: Path) -> None:
+    start()
+    other = Serve(database, home / "data", TTL_S, "--simulate-gpus", "4xH100", token="another-token")
+    try:
+        eventually(lambda: "give both the same HORIZON_TOKEN" in other.log.read_text(), "a warning")
+        assert "another-token" not in other.log.read_text()
+        assert TOKEN not in other.log.read_text()
+        same = start()
+        assert "HORIZON_TOKEN" not in same.log.read_text()
+    finally:
+        other.stop()
+
+
+def test_a_standby_with_other_pretended_gpus_on_the_same_directory_is_turned_away(
+    start: Start, database: str, home: Path
+) -> None:
+    start()
+    env = {"DATABASE_URL": database, "HORIZON_TOKEN": TOKEN}
+    for gpus in ("2xA100", "4xA100", "2*4xH100"):
+        done = subprocess.run(
+            [*HORIZON, "serve", "--standby", "--host", "127.0.0.1", "--port", "0", "--simulate-gpus", gpus],
+            env=environment(home / "data", **env),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+        )
+        assert done.returncode == 5, done.stderr
+        assert "Give both the same --simulate-gpus" in done.stderr
+
+
+def test_whoever_leads_without_the_devices_that_jobs_hold_says_so(
+    start: Start, database: str, home: Path
+) -> None:
+    first = start("600")
+    body = {"user_id": "alice", "command": "sleep 600", "gpu_count": 4, "grace_period_s": 0}
+    job = first.ask("POST", "/api/v1/jobs", body)["id"]
+    eventually(lambda: first.state(job) == "Running", "a job that runs")
+    first.stop()
+    other = Serve(database, home / "data", TTL_S, "--simulate-gpus", "2xA100")
+    try:
+        eventually(other.leads, "it to lead")
+        assert "devices that a job holds are gone" in other.log.read_text()
+        other.ask("DELETE", f"/api/v1/jobs/{job}")
+        eventually(lambda: other.state(job) == "Cancelled", "the end of it")
     finally:
         other.stop()
