@@ -13,6 +13,7 @@ import click
 
 from horizon.cli import exits, lock, places
 from horizon.cli.exits import CliError
+from horizon.core.at_rest import Unreadable
 from horizon.service.verify import StoredEvents, Unsound
 from horizon.store.embedded import EmbeddedPostgres
 from horizon.store.export import ExportFile
@@ -58,7 +59,7 @@ async def log_events(directory: Path, exported: Path | None) -> AsyncIterator[tu
         if header.from_ != 1:
             raise CliError(f"{exported} begins at {header.from_}: a fold begins at 1", exits.USAGE)
         yield file, header.to
-    except (StoreError, Unsound) as error:
+    except (StoreError, Unsound, Unreadable) as error:
         raise CliError(f"the log cannot be folded: {error}") from error
 
 

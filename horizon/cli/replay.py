@@ -50,6 +50,14 @@ class Then(NamedTuple):
         return {"position": self.position, "at": rfc3339(self.now_us), "digest": self.digest}
 
 
+class Source(NamedTuple):
+    """What is folded."""
+
+    directory: Path
+    exported: Path | None
+    from_zero: bool
+
+
 @click.command(short_help="Fold the log up to a moment: the system as it was, or what changed.")
 @click.option(
     "--until", type=AT, metavar="POSITION|TIME", help="As it was then; a day is included.  [the end]"
@@ -64,6 +72,7 @@ class Then(NamedTuple):
     metavar="FILE",
     help="Fold this export instead of the database.",
 )
+@click.option("--from-zero", is_flag=True, help="Fold from the first event: no snapshot is believed.")
 @click.option("--data-dir", metavar="DIR", help="Whose embedded Postgres, if DATABASE_URL is not set.")
 @json_option
 @click.pass_context
@@ -72,23 +81,28 @@ def replay(
     until: str | None,
     diff: tuple[str, str] | None,
     exported: Path | None,
+    from_zero: bool,
     data_dir: str | None,
     as_json: bool,
 ) -> None:
-    """Fold the log from its first event up to a position or a moment, such as 2030-01-31T14:05, and show the
-    system as it was then; or, with --diff, what is different between two of them.
+    """Fold the log up to a position or a moment, such as 2030-01-31T14:05, and show the system as it was; or,
+    with --diff, what is different between two of them.
 
     It reads the database itself, whether Horizon runs or not, and checks every event on the way, as `verify`
-    does, but for signatures. The digest is over all that a decision can depend on: whoever folds the same log
-    gets the same.
+    does, but for signatures. It begins at the nearest snapshot in the data directory that the log bears out,
+    and says so: what is below that is believed. With --from-zero, or of an export, it begins at the first
+    event. The digest is over all that a decision can depend on: whoever folds the same log gets the same.
     """
     if until is not None and diff is not None:
         raise click.UsageError("--until and --diff exclude each other")
-    directory = places.data_directory(data_dir or ctx.find_root().obj["data_dir"])
+    from horizon.cli.loglines import configure_logging
+
+    configure_logging()  # of a snapshot that cannot be used
+    source = Source(places.data_directory(data_dir or ctx.find_root().obj["data_dir"]), exported, from_zero)
     if diff is None:
-        asyncio.run(_show_state(directory, exported, until, as_json))
+        asyncio.run(_show_state(source, until, as_json))
     else:
-        asyncio.run(_show_changes(directory, exported, diff, as_json))
+        asyncio.run(_show_changes(source, diff, as_json))
 
 
 # --- reading ------------------------------------------------------------------------------------------
@@ -105,32 +119,57 @@ def _moment(text: str, end: int) -> Moment:
     return Moment(int(text), None)
 
 
-async def _fold(log: StoredEvents, end: int, looks: list[tuple[Moment, Look]]) -> None:
+async def _fold(source: Source, log: StoredEvents, end: int, looks: list[tuple[Moment, Look]]) -> int:
+    """Where it began: the position of a snapshot, or 0."""
     from horizon.cli.database import progress_printer
+    from horizon.service.recovery import nearest
     from horizon.service.replay import replay
+    from horizon.store.reader import LogReader
+    from horizon.store.snapshots import Snapshots
 
-    await replay(log, end, looks, progress_printer("folding the log"))
+    begun, position = None, 0
+    if isinstance(log, LogReader) and not source.from_zero:
+        kept = Snapshots(places.snapshots(source.directory))
+        before = (one for one in kept if all(moment.is_after(one) for moment, _ in looks))
+        begun = await nearest(log, before, end, (await log.head()).log_id)
+        position = begun.state.position
+    await replay(log, end, looks, progress_printer("folding the log"), begun)
+    return position
+
+
+def _how(position: int) -> str:
+    if not position:
+        return "from the first event on, each one checked"
+    return (
+        f"from the snapshot as of {position:,} on: those behind it are checked, those up to it are believed; "
+        "--from-zero checks them, too"
+    )
 
 
 # --- the system as it was -----------------------------------------------------------------------------
 
 
-async def _show_state(directory: Path, exported: Path | None, until: str | None, as_json: bool) -> None:
+async def _show_state(source: Source, until: str | None, as_json: bool) -> None:
     from horizon.api.state import state_body
     from horizon.cli.database import log_events
     from horizon.core.state import digest
     from horizon.service.replay import Moment
 
     found: list[tuple[State, int]] = []
-    async with log_events(directory, exported) as (log, end):
+    async with log_events(source.directory, source.exported) as (log, end):
         moment = Moment(end, None) if until is None else _moment(until, end)
-        await _fold(log, end, [(moment, lambda state, now_us: found.append((state, now_us)))])
-    ((state, now_us),) = found
-    body = await state_body(state, now_us, digest(state))
-    print_json(body) if as_json else _print_state(json.loads(body))
+        looks: list[tuple[Moment, Look]] = [(moment, lambda state, now_us: found.append((state, now_us)))]
+        begun = await _fold(source, log, end, looks)
+        ((state, now_us),) = found
+        body = await state_body(state, now_us, digest(state))
+    if as_json:
+        click.echo(f"folded {_how(begun)}", err=True)
+        print_json(body)
+    else:
+        _print_state(json.loads(body), begun)
 
 
-def _print_state(told: dict[str, Any]) -> None:
+def _print_state(told: dict[str, Any], begun: int) -> None:
     queue = told["queue"]
     print_fields(
         (
@@ -140,6 +179,7 @@ def _print_state(told: dict[str, Any]) -> None:
             ("jobs", ", ".join(f"{count:,} {state}" for state, count in told["jobs"].items() if count)),
             ("queue", f"{queue['total']:,} waiting, {queue['held']:,} held back"),
             ("digest", told["digest"]),
+            ("folded", _how(begun)),
         )
     )
     for title, print_some in (
@@ -177,7 +217,7 @@ def _print_holding(jobs: list[dict[str, Any]]) -> None:
 # --- what changed -------------------------------------------------------------------------------------
 
 
-async def _show_changes(directory: Path, exported: Path | None, diff: tuple[str, str], as_json: bool) -> None:
+async def _show_changes(source: Source, diff: tuple[str, str], as_json: bool) -> None:
     from horizon.cli.database import log_events
     from horizon.core.changes import Picture, changes, picture
     from horizon.core.state import digest
@@ -194,8 +234,9 @@ async def _show_changes(directory: Path, exported: Path | None, diff: tuple[str,
         else:
             pictures.append(picture(state, now_us))
 
-    async with log_events(directory, exported) as (log, end):
-        await _fold(log, end, [(_moment(text, end), look) for text in diff])
+    async with log_events(source.directory, source.exported) as (log, end):
+        begun = await _fold(source, log, end, [(_moment(text, end), look) for text in diff])
+    click.echo(f"folded {_how(begun)}", err=True)
     if as_json:
         told = [{name: getattr(one, name) for name in one.__struct_fields__} for one in different]
         first, second = (one.fields() for one in found)

@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 from horizon.core.events import Recorded, Stored
 from horizon.core.state import State
+from horizon.service.recovery import Begun
 from horizon.service.verify import CheckedFold, Progress, StoredEvents, Unsound
+from horizon.store.port import GENESIS_HASH, Snapshot
 
 
 class Moment(NamedTuple):
@@ -23,6 +25,13 @@ class Moment(NamedTuple):
         assert self.at_us is not None
         return stored.recorded_at_us > self.at_us
 
+    def is_after(self, snapshot: Snapshot) -> bool:
+        """Whether a fold from there on comes to it."""
+        if self.position is not None:
+            return snapshot.position <= self.position
+        assert self.at_us is not None
+        return snapshot.recorded_at_us <= self.at_us
+
     def now_us(self, state: State) -> int:
         """The time that it stands for, in the state as of it."""
         return state.recorded_at_us if self.at_us is None else max(self.at_us, state.recorded_at_us)
@@ -33,14 +42,20 @@ Look = Callable[[State, int], None]
 
 
 async def replay(
-    log: StoredEvents, end: int, looks: Iterable[tuple[Moment, Look]], progress: Progress
+    log: StoredEvents,
+    end: int,
+    looks: Iterable[tuple[Moment, Look]],
+    progress: Progress,
+    begun: Begun | None = None,
 ) -> None:
     """Fold a log of so many events, and look at it at each moment when it is reached; not further.
 
-    Every event is checked on the way, but for signatures. Raises ``Unsound``, ``StoreError``.
+    Every event is checked on the way, but for signatures, and but for those before where the fold has
+    ``begun``. Raises ``Unsound``, ``StoreError``.
     """
     fold, open_looks = CheckedFold(), list(looks)
-    async for chunk in log.stored(0, end):
+    fold.state, fold.tip = begun or Begun(State(), GENESIS_HASH)
+    async for chunk in log.stored(fold.state.position, end):
         for stored in chunk:
             for one in [one for one in open_looks if one[0].is_before(stored)]:
                 open_looks.remove(one)

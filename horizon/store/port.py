@@ -292,6 +292,7 @@ class Snapshot(Protocol):
     log_id: bytes
     position: int
     hash: bytes
+    recorded_at_us: int
 
     def state(self) -> State:
         """Raises ``BadSnapshot``."""

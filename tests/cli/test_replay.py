@@ -81,3 +81,45 @@ def for_what_cannot_be_replayed_the_reason_is_said(home: Path) -> None:
         done = run(home / "data", "replay", *arguments)
         assert done.returncode == code, done.stderr
         assert words in done.stderr
+
+
+def test_a_replay_begins_at_the_nearest_snapshot_and_says_so(start_up: Callable[..., Up], home: Path) -> None:
+    up = start_up()
+    for _ in range(3):
+        up.until(up.submit("--", "true"), "Completed")
+    early = str(up.look("/state")["position"])
+    up.until(up.submit("--", "true"), "Completed")
+    up.stop()
+    said = run(home / "data", "snapshot").stdout
+    kept = int(said.split(" as of ")[1].split()[0].replace(",", ""))
+    up = start_up()
+    waiting = up.submit("--hold", "--", "true")
+    at = up.look("/state")
+    up.ok("cancel", waiting)
+    up.stop()
+    from_there = f"from the snapshot as of {kept:,} on"
+    for arguments, begins in (
+        (["--until", str(at["position"])], from_there),
+        (["--until", at["at"]], from_there),
+        (["--until", str(kept)], from_there),
+        ([], from_there),
+        (["--until", early], "from the first event on"),
+        (["--diff", str(at["position"]), str(kept)], from_there),
+        (["--diff", str(at["position"]), early], "from the first event on"),
+    ):
+        found, whole = (
+            run(home / "data", "replay", *arguments, *more, "--json") for more in ([], ["--from-zero"])
+        )
+        assert found.returncode == 0, found.stderr
+        assert begins in found.stderr
+        assert "from the first event on, each one checked" in whole.stderr
+        assert json.loads(found.stdout) == json.loads(whole.stdout), "the digest, too, is the same"
+    assert from_there in run(home / "data", "replay").stdout
+    run(home / "data", "export", "--out", str(home / "log.jsonl"))
+    exported = run(home / "data", "replay", "--export", str(home / "log.jsonl")).stdout
+    assert "from the first event on" in exported
+    (snapshot,) = (home / "data" / "snapshots").glob("*.snapshot")
+    snapshot.write_bytes(b"rubbish")
+    done = run(home / "data", "replay", "--json")
+    assert "a snapshot is not used" in done.stderr
+    assert json.loads(done.stdout)["position"] > kept
