@@ -100,8 +100,9 @@ def moved(ours: Head, found: Head) -> Fenced | SetBack:
             "away, or an older backup was restored; bring the newer log back, or start again on what is left"
         )
     return SetBack(
-        f"the log was changed behind position {ours.position}, where this leader's last append ended, and "
-        f"nobody else has been elected: its head now says epoch {found.epoch}, position {found.position}"
+        f"event {ours.position}, which this leader appended last, is not the end of the log any more, and "
+        f"nobody else has been elected: its head says epoch {found.epoch}, position {found.position}, and "
+        "another last event: the log has been rewritten"
     )
 
 

@@ -446,15 +446,20 @@ async def test_an_append_of_unknown_outcome_takes_effect_exactly_once(start: Sta
     assert await refolded(engine) == digest(engine.state)
 
 
-async def test_a_stop_while_a_doubt_is_settled_is_a_clean_one(start: Start) -> None:
+@pytest.mark.parametrize("read", [1, 2])
+async def test_a_stop_while_a_doubt_is_settled_is_a_clean_one(start: Start, read: int) -> None:
+    """Before it leads again, and after that."""
     log = Log()
     engine = await start(log)
-    store, stops = troubled(engine), []
+    store, stops, reads = troubled(engine), [], 0
     read_at = store.read_at
 
     async def stopped_meanwhile(positions: Iterable[int]) -> list[ev.Recorded]:
-        stops.append(asyncio.create_task(engine.stop()))
-        await asyncio.sleep(0)
+        nonlocal reads
+        reads += 1
+        if reads == read:
+            stops.append(asyncio.create_task(engine.stop()))
+            await asyncio.sleep(0)
         return await read_at(positions)
 
     store.read_at = stopped_meanwhile  # type: ignore[method-assign]

@@ -252,14 +252,25 @@ async def test_hashes_rewritten_before_they_were_signed_make_it_step_down(house:
     assert f"event {end} is not the one that was appended" in await refused_to_sign(engine, store)
 
 
-async def test_hashes_rewritten_before_a_new_election_are_found_behind_it(house: House) -> None:
-    """The state was folded anew from the rewritten log; what was appended before is not forgotten."""
+async def test_hashes_rewritten_before_a_new_election_are_found_by_it(house: House) -> None:
     engine, store = await unsigned(house, 1_100)
     end = house.log.head.position
     house.tamper(501, actor="mallory")
     store.cut_off = True
+    with pytest.raises(Stopped):
+        await submit(engine, 1)
+    reason = await asyncio.wait_for(engine.stopped, 10)
+    assert f"event {end}, which this leader appended last, is not the end of the log" in reason
+
+
+async def test_hashes_rewritten_after_a_new_election_are_found_behind_it(house: House) -> None:
+    """What was appended before is not forgotten."""
+    engine, store = await unsigned(house, 1_100)
+    end = house.log.head.position
+    store.cut_off = True
     await submit(engine, 1)
     assert engine.state.epoch == 2
+    house.tamper(501, actor="mallory")
     assert f"event {end} is not the one that was appended" in await refused_to_sign(engine, store)
 
 
