@@ -51,6 +51,7 @@ _PROBLEMS: Final = {
         problems.TOO_LARGE,
         problems.MEDIA_TYPE,
         problems.INVALID,
+        problems.CORRUPT,
         problems.UNAVAILABLE,
     )
 }

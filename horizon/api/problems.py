@@ -18,7 +18,7 @@ from msgspec import Struct
 from horizon.core.decide import Refusal, Rejected
 from horizon.service.engine import Stopped
 from horizon.service.inbox import Busy, KeyReused
-from horizon.store.port import Archived, StoreError
+from horizon.store.port import Archived, Corrupt, StoreError
 
 log = structlog.get_logger()
 
@@ -50,6 +50,7 @@ TOO_LARGE: Final = Kind("too-large", 413, "The request is too large")
 MEDIA_TYPE: Final = Kind("media-type", 415, "The request is not JSON")
 EXPECTATION: Final = Kind("expectation", 417, "The expectation cannot be met")
 INVALID: Final = Kind("invalid", 422, "The request asks for what cannot be")
+CORRUPT: Final = Kind("corrupt", 500, "What is stored is not what was written")
 KEY_REUSED: Final = Kind("idempotency-key-reused", 422, "The idempotency key belongs to another request")
 INTERNAL: Final = Kind("internal", 500, "Horizon has a bug")
 UNAVAILABLE: Final = Kind("unavailable", 503, "Horizon cannot do this right now")
@@ -146,6 +147,8 @@ def problem_for(error: Exception, method: str, path: str) -> Problem:
             return unavailable(str(error), retry_after_s=1)
         case Archived():
             return Problem(ARCHIVED, str(error))
+        case Corrupt():
+            return _corrupt(error, method, path)
         case Stopped() | StoreError():
             return unavailable(str(error), retry_after_s=5)
         case KeyReused():
@@ -166,6 +169,12 @@ def _from_router(error: web.HTTPException, method: str, path: str) -> Problem:
     if isinstance(error, web.HTTPNotFound):
         return not_found(f"there is nothing at {path}; /openapi.json lists what there is")
     return Problem(Kind("http", error.status, error.reason), error.reason)
+
+
+def _corrupt(error: Corrupt, method: str, path: str) -> Problem:
+    instance = uuid.uuid4().urn
+    log.error("the log does not hold", reason=str(error), instance=instance, method=method, path=path)
+    return Problem(CORRUPT, f"{error}; `horizon verify` checks the whole log", instance=instance)
 
 
 def _bug(error: Exception, method: str, path: str) -> Problem:

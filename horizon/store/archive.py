@@ -9,15 +9,16 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO, Final
 
 import msgspec
 
 from horizon.core.events import Stored
+from horizon.store.codec import check_link
 from horizon.store.line import Line, stored_in
-from horizon.store.port import Archive, Archived, Corrupt, Wanted
+from horizon.store.port import GENESIS_HASH, Archive, Archived, Corrupt, Wanted
 
 CHUNK_EVENTS: Final = 1_000
 _EVENT: Final = b'{"position":'
@@ -78,10 +79,27 @@ class Archives:
         """The first so many that are archived of what ``EventStore.find`` gives."""
         end = min(end, self.end)
         if wanted.positions is None:
-            events = (one for chunk in self.stored(after, end) for one in chunk)
+            events = self._fitting(wanted, after, end)
         else:
-            events = (one for at in wanted.positions if after < at <= end for one in self.some(at - 1, at))
-        return list(islice(filter(wanted.fits, events), limit))
+            at = (one for one in wanted.positions if after < one <= end)
+            events = chain.from_iterable(self._fitting(wanted, one - 1, one) for one in at)
+        return list(islice(events, limit))
+
+    def _fitting(self, wanted: Wanted, after: int, end: int) -> Iterator[Stored]:
+        """Each is checked to hang on the one before; of that, only what it says its hash is."""
+        previous = self._hash_at(after)
+        for chunk in self.stored(after, end):
+            for one in chunk:
+                if wanted.fits(one):
+                    check_link(one, one.position, previous)
+                    yield one
+                previous = one.hash
+
+    def _hash_at(self, position: int) -> bytes:
+        archive = self.ending_at(position)
+        if archive is not None and archive.last == position:
+            return archive.tip
+        return self.some(position - 1, position)[0].hash if position else GENESIS_HASH
 
     def position_at(self, moment_us: int) -> int:
         """The position of the last of them that was recorded up to a moment; 0 for none. O(log of all)."""

@@ -119,13 +119,19 @@ class MemoryStore:
 
     async def read_at(self, positions: Iterable[int]) -> list[Recorded]:
         end = self.log.head.position
-        return [self.log.events[position - 1] for position in sorted(positions) if 1 <= position <= end]
+        return [self._checked(position) for position in sorted(positions) if 1 <= position <= end]
+
+    def _checked(self, position: int) -> Recorded:
+        """That event, which must hang on the one before."""
+        before = self.log.events[position - 2].hash if position > 1 else GENESIS_HASH
+        codec.check_link(self.log.events[position - 1], position, before)
+        return self.log.events[position - 1]
 
     async def find(self, wanted: Wanted, after: int, end: int, limit: int) -> list[Recorded]:
         events = self.log.events[after:end]
         if wanted.positions is not None:
             events = await self.read_at(one for one in wanted.positions if after < one <= end)
-        return [one for one in events if wanted.fits(one)][:limit]
+        return [self._checked(one.position) for one in events if wanted.fits(one)][:limit]
 
     async def position_at(self, moment_us: int) -> int:
         return bisect_right(self.log.events, moment_us, key=lambda one: one.recorded_at_us)

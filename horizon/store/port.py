@@ -230,11 +230,17 @@ class EventStore(Protocol):
         ...
 
     async def read_at(self, positions: Iterable[int]) -> list[Recorded]:
-        """The events at those of these positions that the log has, in order of position."""
+        """The events at those of these positions that the log has, in order of position.
+
+        Raises ``Corrupt`` for one that does not hang on what the event before says its hash is.
+        """
         ...
 
     async def find(self, wanted: Wanted, after: int, end: int, limit: int) -> list[Recorded]:
-        """The first so many of these behind a position up to another. O(end - after), or O(positions)."""
+        """The first so many of these behind a position up to another. O(end - after), or O(positions).
+
+        Raises ``Corrupt`` as ``read_at`` does.
+        """
         ...
 
     async def position_at(self, moment_us: int) -> int:

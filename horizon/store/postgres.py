@@ -93,13 +93,19 @@ SELECT count(*) FROM head"""
 COLUMNS: Final = """position, recorded_at_us, epoch, type, schema_version, stream, stream_version, actor,
                      command_id, correlation_id, causation, payload, hash"""
 SELECT_EVENTS: Final = f"SELECT {COLUMNS} FROM events WHERE position > $1 ORDER BY position LIMIT $2"
-_SELECT_AT: Final = f"SELECT {COLUMNS} FROM events WHERE position = ANY($1::bigint[]) ORDER BY position"
+
+
+def _with_previous(query: str) -> str:
+    """The events of a query, each beside the hash of the one before, by which it can be checked."""
+    return f"""SELECT *, (SELECT hash FROM events AS before WHERE before.position = found.position - 1)
+               FROM ({query}) AS found ORDER BY position"""
+
+
+_SELECT_AT: Final = _with_previous(f"SELECT {COLUMNS} FROM events WHERE position = ANY($1::bigint[])")
 _FITS: Final = "($3::text IS NULL OR actor = $3) AND ($4::text[] IS NULL OR type = ANY($4))"
-_FIND: Final = f"""SELECT {COLUMNS} FROM events WHERE position > $1 AND position <= $2 AND {_FITS}
-                   ORDER BY position LIMIT $5"""
-_FIND_AT: Final = f"""SELECT {COLUMNS} FROM events
-                      WHERE position > $1 AND position <= $2 AND {_FITS} AND position = ANY($6::bigint[])
-                      ORDER BY position LIMIT $5"""
+_WITHIN: Final = f"SELECT {COLUMNS} FROM events WHERE position > $1 AND position <= $2 AND {_FITS}"
+_FIND: Final = _with_previous(f"{_WITHIN} ORDER BY position LIMIT $5")
+_FIND_AT: Final = _with_previous(f"{_WITHIN} AND position = ANY($6::bigint[]) ORDER BY position LIMIT $5")
 _POSITION_AT: Final = """
     WITH RECURSIVE half (low, high) AS (
         SELECT 0::bigint, position FROM log_head
@@ -459,12 +465,30 @@ class PostgresStore:
 
     async def read_at(self, positions: Iterable[int]) -> list[Recorded]:
         wanted = sorted(set(positions))
-        found = [_recorded(row) for row in await self._fetch(_SELECT_AT, wanted)]
+        found = await self._checked(await self._fetch(_SELECT_AT, wanted))
         if len(found) < len(wanted):
             archives, here = await self.archives(), {one.position for one in found}
             missing = [one for one in wanted if one not in here and archives.holding(one)]
             found = [*[await self._archived_at(archives, one) for one in missing], *found]
         return found
+
+    async def _checked(self, rows: list[Any]) -> list[Recorded]:
+        """The events of rows that have the hash of the event before at their end. Raises ``Corrupt``."""
+        found = []
+        for *row, previous in rows:
+            recorded = _recorded(row)
+            if previous is None:
+                previous = await self._hash_before(recorded.position)
+            codec.check_link(recorded, recorded.position, previous)
+            found.append(recorded)
+        return found
+
+    async def _hash_before(self, position: int) -> bytes:
+        """What the first event of the log hangs on, or the first that is in the table."""
+        archive = (await self.archives()).ending_at(position - 1)
+        if position > 1 and (archive is None or archive.last != position - 1):
+            raise Corrupt(f"event {position - 1} is missing")
+        return GENESIS_HASH if archive is None else archive.tip
 
     async def _archived(self, after: int, limit: int) -> list[tuple[Any, ...]]:
         """So many events behind a position, or some less, out of a file; none when they are in none."""
@@ -475,7 +499,7 @@ class PostgresStore:
 
     @staticmethod
     async def _archived_at(archives: Archives, position: int) -> Recorded:
-        [stored] = await asyncio.to_thread(archives.some, position - 1, position)
+        [stored] = await asyncio.to_thread(archives.find, Wanted(positions=(position,)), 0, position, 1)
         return _recorded(astuple(stored))
 
     async def find(self, wanted: Wanted, after: int, end: int, limit: int) -> list[Recorded]:
@@ -490,7 +514,7 @@ class PostgresStore:
             rows = await self._fetch(_FIND, *asked)
         else:
             rows = await self._fetch(_FIND_AT, *asked, list(wanted.positions))
-        return [_recorded(row) for row in (*map(astuple, archived), *rows)]
+        return [*(_recorded(astuple(one)) for one in archived), *await self._checked(rows)]
 
     async def position_at(self, moment_us: int) -> int:
         position: int = (await self._fetch(_POSITION_AT, moment_us))[0][0]

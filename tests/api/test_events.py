@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import asyncpg
 import pytest
+from structlog.testing import capture_logs
 
 from horizon.api import events
 from tests.api.client import UNKNOWN, Client
@@ -78,3 +80,22 @@ async def test_what_cannot_be_asked_for_is_said(client: Client) -> None:
     await client.ask("GET", f"/events?job={UNKNOWN}", status=404)
     await client.ask("GET", "/events?since=yesterday", status=422)
     await client.ask("GET", "/events?since=2030-01-01T00:00:00", status=422)
+
+
+@pytest.mark.parametrize("path", ["/events", "/events?actor=eve", "/events?job=1", "/jobs/1/events"])
+async def test_what_was_changed_is_not_answered_and_the_servers_log_says_so(
+    client: Client, log: list[dict[str, Any]], admin: asyncpg.Connection[Any], path: str
+) -> None:
+    at = next(one["position"] for one in log if one["type"] == "JobSubmitted")
+    change = "UPDATE events SET actor = $2 WHERE position = $1"
+    await admin.execute("ALTER TABLE events_000000 DISABLE TRIGGER ALL")
+    await admin.execute(change, at, "eve")
+    with capture_logs() as logs:
+        answer = await client.ask("GET", path, status=500)
+    await admin.execute(change, at, "owner")
+    assert answer.json["type"] == "urn:horizon:problem:corrupt"
+    assert f"event {at} has been changed" in answer.json["detail"]
+    [said] = [one for one in logs if one["log_level"] == "error"]
+    assert said["event"] == "the log does not hold"
+    assert said["instance"] == answer.json["instance"]
+    assert f"event {at} has been changed" in said["reason"]

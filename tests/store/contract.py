@@ -110,6 +110,21 @@ class StoreContract:
         assert await found(positions=(1, 3, 8), actor="bob", limit=1) == [3]
         assert await found(positions=()) == await found(actor="nobody") == []
 
+    async def test_what_is_looked_up_hangs_on_the_event_before(
+        self, connect: Connect, set_back: SetTo
+    ) -> None:
+        store = await self.leader(connect)
+        appended = await store.append(Batch(drafts(3), 1_000))
+        await set_back(Head(bytes(16), 1, 2, bytes(32), 1_000))
+        await store.elect()
+        await store.append(Batch(drafts(1, first=3), 1_000))
+        assert await store.read_at([1, 2]) == list(appended[:2])
+        with pytest.raises(Corrupt, match="event 3 has been changed, or the one before it"):
+            await store.read_at([1, 3])
+        for wanted in (Wanted(), Wanted(positions=(3,))):
+            with pytest.raises(Corrupt, match="event 3 has been changed, or the one before it"):
+                await store.find(wanted, 0, 3, 9)
+
     async def test_a_moment_has_a_position(self, connect: Connect) -> None:
         store = await self.leader(connect)
         assert await store.position_at(5) == 0

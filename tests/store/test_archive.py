@@ -162,6 +162,29 @@ async def test_a_file_that_does_not_lead_to_the_rest_is_found(
     await all_of(store)
 
 
+@pytest.mark.parametrize("at", [1, 2, 10, 11, 15, 21, 25])
+async def test_what_was_changed_is_not_found_as_if_it_were_true(
+    store: PostgresStore, reader: LogReader, admin: asyncpg.Connection[Any], tmp_path: Path, at: int
+) -> None:
+    """In files and in the table, at their ends and in between; what hangs on it by its hash alone is."""
+    await archive(store, reader, tmp_path, 1)
+    path = await archive(store, reader, tmp_path, 11)
+    if at > 20:
+        await admin.execute("ALTER TABLE events_000002 DISABLE TRIGGER ALL")
+        await admin.execute("UPDATE events SET actor = 'eve' WHERE position = $1", at)
+    else:
+        path = path if at > 10 else tmp_path / "1.jsonl"
+        [line] = [line for line in path.read_bytes().splitlines() if f'"position":{at},'.encode() in line]
+        path.write_bytes(path.read_bytes().replace(line, line.replace(b'"actor":"owner"', b'"actor":"eve"')))
+    for wanted in (Wanted(actor="eve"), Wanted(positions=(at,))):
+        with pytest.raises(Corrupt, match=f"event {at} has been changed"):
+            await store.find(wanted, 0, EVENTS, 100)
+    with pytest.raises(Corrupt, match=f"event {at} has been changed"):
+        await store.read_at([at])
+    others = [one for one in range(1, EVENTS + 1) if one != at]
+    assert [one.position for one in await store.read_at(others)] == others
+
+
 async def test_partitions_are_numbered_on_whichever_were_taken_out(
     store: PostgresStore, reader: LogReader, admin: asyncpg.Connection[Any], tmp_path: Path, database: str
 ) -> None:
