@@ -503,7 +503,16 @@ class PostgresStore:
         return _recorded(astuple(stored))
 
     async def find(self, wanted: Wanted, after: int, end: int, limit: int) -> list[Recorded]:
-        archives, archived = await self.archives(), []
+        while True:
+            archives = await self.archives()
+            found = await self._found(archives, wanted, after, end, limit)
+            if (await self.archives()).end == archives.end:  # else what is in neither may have gone between
+                return found
+
+    async def _found(
+        self, archives: Archives, wanted: Wanted, after: int, end: int, limit: int
+    ) -> list[Recorded]:
+        archived: list[Stored] = []
         if after < archives.end:
             archived = await asyncio.to_thread(archives.find, wanted, after, end, limit)
             if len(archived) == limit or end <= archives.end:

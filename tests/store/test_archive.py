@@ -12,7 +12,7 @@ import pytest
 from horizon.core.events import Recorded
 from horizon.core.state import digest
 from horizon.service.recovery import Begun, fold_log, fold_until
-from horizon.store.archive import events_in
+from horizon.store.archive import Archives, events_in
 from horizon.store.export import plan_export
 from horizon.store.partitions import apart, drop, set_apart
 from horizon.store.partitions import attached as partitions_of
@@ -110,6 +110,38 @@ async def test_events_in_files_are_found_as_in_the_table(
     await archive(store, reader, tmp_path, 11)
     assert [await store.find(*one) for one in asks] == before
     assert [await store.position_at(at) for at in (0, 999, 1_000, 1_500)] == moments[:-1]
+
+
+async def test_hashes_are_read_on_when_partitions_go_meanwhile(
+    store: PostgresStore, reader: LogReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever the reader is: before a partition, in it, and behind it."""
+    monkeypatch.setattr("horizon.store.reader.READ_HASHES", 4)
+    known = [one.hash for one in await all_of(store)]
+    read: list[bytes] = []
+    async for hash in reader.hashes(0, 30):
+        read.append(hash)
+        if len(read) == 7:
+            await archive(store, reader, tmp_path, 1)
+            await archive(store, reader, tmp_path, 11)
+    assert read == known[:30]
+
+
+async def test_events_are_found_when_a_partition_goes_meanwhile(
+    store: PostgresStore, reader: LogReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = [True]
+
+    async def archives() -> Archives:
+        known = await PostgresStore.archives(store)
+        if first:
+            first.clear()
+            await archive(store, reader, tmp_path, 1)
+        return known
+
+    before = await all_of(store)
+    monkeypatch.setattr(store, "archives", archives)
+    assert await store.find(Wanted(), 0, EVENTS, 100) == before
 
 
 async def test_without_its_file_an_event_is_said_to_be_archived(
