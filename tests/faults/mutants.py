@@ -264,7 +264,13 @@ MUTANTS: Final = (
     Mutant(
         "a deposed leader is elected again",
         SIMULATION,
-        (Change(_ENGINE, "await self._lead(again=True)", "await self._lead(again=False)"),),
+        (
+            Change(
+                _ENGINE,
+                "await self._lead(again=True)\n                in_log",
+                "await self._lead(again=False)\n                in_log",
+            ),
+        ),
     ),
     Mutant(
         "an election takes a lease that holds",
@@ -288,8 +294,8 @@ MUTANTS: Final = (
         (
             Change(
                 "horizon/service/follower.py",
-                "        _check_goes_on(self._head, head)\n",
-                "",
+                "            _check_goes_on(self._head, head)\n",
+                "            pass\n",
             ),
         ),
     ),
