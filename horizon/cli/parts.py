@@ -154,6 +154,7 @@ def _say(away: Sequence[Archive], found: list[Checked], linked: list[int]) -> No
     click.echo(
         "  order     positions, times, epochs, streams, causes; moves of jobs, as far as they are here"
     )
+    click.echo("  blobs     not checked: events that are not here may name environments and scripts, too")
     click.echo(
         f"  signed    up to {found[-1].audit.signed:,}, those not here included: "
         f"{checkpoints:,} checkpoints hold"
