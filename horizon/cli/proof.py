@@ -318,7 +318,7 @@ async def _prove(directory: Path, job: str) -> Proof:
 @click.option(
     "--to",
     "last",
-    type=click.IntRange(0),
+    type=click.IntRange(1),
     help="The last event, best one with a checkpoint: behind the last of those in it nothing is proven.  "
     "[where the log ends]",
 )

@@ -113,6 +113,7 @@ class Archives:
 
 def events_in(path: Path, after: int, end: int) -> Iterator[list[Stored]]:
     """The events in an export that is not packed, behind a position up to another. Nothing is believed."""
+    read = after
     try:
         with path.open("rb") as file:
             _go_to(file, after)
@@ -125,13 +126,14 @@ def events_in(path: Path, after: int, end: int) -> Iterator[list[Stored]]:
                     break
                 if stored.position > after:
                     chunk.append(stored)
+                    read = stored.position
                 if len(chunk) == CHUNK_EVENTS:
                     yield chunk
                     chunk = []
             if chunk:
                 yield chunk
     except (OSError, ValueError) as error:  # of which msgspec's are
-        raise Corrupt(f"{path} cannot be read behind event {after}: {error}") from error
+        raise Corrupt(f"{path} cannot be read behind event {read}: {error}") from error
 
 
 def _go_to(file: BinaryIO, after: int) -> None:

@@ -101,8 +101,10 @@ async def plan_export(reader: LogReader, first: int, last: int | None) -> Export
     newest = await reader.newest_checkpoint()  # before the head, which no honest checkpoint is beyond
     head = await reader.head()
     end = head.position if last is None else last
-    if not 1 <= first <= end + 1 or end > head.position:
-        raise ValueError(f"the log has the events 1 to {head.position}")
+    if last is not None and first > last:
+        raise ValueError(f"from {first} to {last} there is no event: the first one comes before the last")
+    if not 1 <= first <= max(end, 1) or end > head.position:
+        raise ValueError(f"the log has the events 1 to {head.position}, and no {max(first, end)}")
     signed_to = end if last is not None or newest is None else max(end, newest.size)
     return Export(reader, head, first, end, signed_to)
 

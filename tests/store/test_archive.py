@@ -179,11 +179,12 @@ async def test_a_file_that_does_not_lead_to_the_rest_is_found(
 ) -> None:
     path = await archive(store, reader, tmp_path, 1)
     whole = path.read_bytes()
+    half = whole[: whole.index(b'"payload"', len(whole) // 2)]
     for spoilt, words in (
         (whole.replace(b'"actor":"owner"', b'"actor":"eve"', 1), "event 1 has been changed"),
         (whole.replace(b'"position":7', b'"position":8', 1), "the log has a gap: after 6 comes 8"),
         (b"\n".join(whole.split(b"\n")[:5]), "event 5 is missing"),
-        (whole[: len(whole) // 2], "cannot be read"),
+        (half, f"cannot be read behind event {half.count(b'position') - 1}: "),
         (whole.replace(b'"hash":"', b'"hash":"zz', 1), "cannot be read"),
         (b"", "event 1 is missing"),
     ):

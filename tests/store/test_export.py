@@ -72,8 +72,6 @@ async def test_all_of_the_log_is_written_with_its_checkpoints(reader: LogReader)
         (4, 7, [4, "s4", 5, 6, 7]),
         (5, 5, ["s4", 5]),
         (12, None, [12, "s12"]),
-        (13, None, ["s12"]),
-        (1, 0, []),
     ],
 )
 async def test_a_part_is_written_with_what_stands_before_it(
@@ -89,9 +87,21 @@ async def test_a_part_is_written_with_what_stands_before_it(
     assert found[0]["tip"] == (whole[first - 2]["hash"] if first > 1 else "00" * 32)
 
 
-@pytest.mark.parametrize(("first", "last"), [(14, None), (1, 13), (5, 3)])
-async def test_what_the_log_has_not_is_not_written(reader: LogReader, first: int, last: int | None) -> None:
-    with pytest.raises(ValueError, match="has the events 1 to 12"):
+@pytest.mark.parametrize(
+    ("first", "last", "message"),
+    [
+        (13, None, "has the events 1 to 12, and no 13"),
+        (1, 13, "has the events 1 to 12, and no 13"),
+        (14, 20, "has the events 1 to 12, and no 20"),
+        (5, 3, "from 5 to 3 there is no event"),
+        (5, 4, "from 5 to 4 there is no event"),
+        (1, 0, "from 1 to 0 there is no event"),
+    ],
+)
+async def test_what_the_log_has_not_is_not_written(
+    reader: LogReader, first: int, last: int | None, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
         await plan_export(reader, first, last)
 
 
