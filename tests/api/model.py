@@ -20,6 +20,8 @@ RANKS = {"Low": 0, "Normal": 1, "High": 2, "Urgent": 3}
 ENDS = ("Cancelled", "Failed", "Completed")
 SINGLY = ("Scheduled", "Running", "Preempted")
 STATES = ("Queued", *SINGLY, *reversed(ENDS))
+ALIKE_MAX = 10
+"""Refusals of one command of one thing, and for one cause, until something happens to it."""
 ASSUMED_TIME_LIMIT_S = 86_400
 MIN_RUNTIME_S = 60
 ASKED = {
@@ -175,7 +177,8 @@ class Model:
         """By path and kind, in the order of their coming."""
         self.policy: dict[str, Any] = {}
         self.policy_version = 0
-        self.refused: dict[tuple[str, str, str], int] = {}
+        self.refused: dict[tuple[str, str, str], tuple[int, list[Any]]] = {}
+        """At which version of what it was of, and what was asked for, with which reason."""
         self.told: tuple[Job, int] | None = None
         """A job whose processes have been told to end, and with which exit code."""
         self.sent: list[dict[str, Any]] = []
@@ -296,7 +299,7 @@ class Model:
 
     def cordon(self, name: str, reason: str, drain: bool = False, deadline_us: int = 0) -> list[Event]:
         node = self._node(name)
-        asked = (True, drain, deadline_us, reason)
+        asked = (True, drain, deadline_us, reason or node["reason"])  # no reason takes none back
         if (node["cordoned"], node["draining"], node["drain_us"], node["reason"]) == asked:
             return []
         event = {"type": "NodeCordoned", "node": name, "by": "owner", "reason": reason, "drain": drain}
@@ -313,7 +316,7 @@ class Model:
     def fail_gpu(self, uuid: str, reason: str) -> list[Event]:
         if uuid not in self.gpus:
             raise No(404)
-        said = self.failed.get(uuid) == reason
+        said = uuid in self.failed and reason in ("", self.failed[uuid])
         return [] if said else [{"type": "DeviceFailed", "device": uuid, "reason": reason}]
 
     def recover_gpu(self, uuid: str) -> list[Event]:
@@ -336,15 +339,38 @@ class Model:
     def set_policy(self, change: dict[str, Any], version: int | None) -> list[Event]:
         if version not in (None, self.policy_version):
             raise No(412, "stale")
-        policy = {**self.policy, **change}
-        changed = policy != self.policy
-        return [{"type": "PolicySet", "version": self.policy_version + 1}] if changed else []
+        return [{"type": "PolicySet", "version": self.policy_version + 1}] if self.news(change) else []
 
-    def refusal(self, no: No, command: str, target: str) -> list[Event]:
-        """What the log says of a refusal: the same of the same once, until something happens to it."""
-        if not no.kind or self.refused.get((command, target, no.kind)) == self._version_of(target):
+    def news(self, change: dict[str, Any]) -> dict[str, Any]:
+        """What of a policy would be otherwise than it is."""
+        return {name: value for name, value in change.items() if value != self.policy[name]}
+
+    def refusal(
+        self,
+        no: No,
+        command: str = "",
+        target: str = "",
+        asked: dict[str, Any] | None = None,
+        reason: str = "",
+    ) -> list[Event]:
+        """What the log says of a refusal: the same of the same once, and not many that are alike, until
+        something happens to it."""
+        if not no.kind:
             return []
-        return [{"type": "CommandRefused", "command": command, "target": target, "kind": no.kind}]
+        asked = asked or {}
+        version, said = self.refused.get((command, target, no.kind), (0, []))
+        if version == self._version_of(target) and ((asked, reason) in said or len(said) >= ALIKE_MAX):
+            return []
+        return [
+            {
+                "type": "CommandRefused",
+                "command": command,
+                "target": target,
+                "kind": no.kind,
+                "asked": asked,
+                "reason": reason,
+            }
+        ]
 
     def _version_of(self, stream: str) -> int:
         """A task has the events of its array, too."""
@@ -664,8 +690,10 @@ class Model:
         assert event["epoch"] == recorded["epoch"] == self.epoch
 
     def _CommandRefused(self, event: Event, recorded: dict[str, Any]) -> None:
-        key = (event["command"], event["target"], event["kind"])
-        self.refused[key] = self._version_of(event["target"])
+        key, at = (event["command"], event["target"], event["kind"]), self._version_of(event["target"])
+        version, said = self.refused.get(key, (0, []))
+        one = (event.get("asked", {}), event.get("reason", ""))
+        self.refused[key] = at, [*said, one] if version == at else [one]
 
     # --- what must come by itself -----------------------------------------------------------------------
 

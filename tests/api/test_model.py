@@ -2,7 +2,8 @@
 
 Store, processes and HTTP are real; time stands still but when a life says that it passes, and processes end
 when a life tells them to, so the same steps are the same life. What fails is printed step by step, with the
-``@reproduce_failure`` that makes ``Life`` lead it again. For so many other lives, each time others:
+``@reproduce_failure`` that makes ``Life`` lead it again. For so many other lives, each time others, and
+of one that fails the shortest that does, which may take an hour:
 ``HORIZON_MODEL_LIVES=300 pytest tests/api/test_model.py``
 """
 
@@ -21,7 +22,7 @@ from urllib.parse import quote, urlencode
 
 import asyncpg
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
@@ -206,7 +207,7 @@ class Life(RuleBasedStateMachine):
         done: Callable[[Any], None] = lambda answer: None,
         *,
         status: int = 200,
-        refused: tuple[str, str] = ("", ""),
+        refused: tuple[str, str, dict[str, Any], str] = ("", "", {}, ""),
         keyed: bool = False,
         headers: dict[str, str] | None = None,
     ) -> None:
@@ -239,9 +240,11 @@ class Life(RuleBasedStateMachine):
         def done(answer: Any) -> None:
             self.compare(answer, job, live=False)
 
+        asked = dict(body or {})
         self.ask(
             method, path, body, lambda: wanted(version), done,
-            refused=(command, f"job/{job.id}"), keyed=keyed, headers=headers,
+            refused=(command, f"job/{job.id}", asked, asked.pop("reason", reason)), keyed=keyed,
+            headers=headers,
         )  # fmt: skip
 
     async def _settle(self, own: list[Event] | None = None, done: Callable[[], None] = lambda: None) -> None:
@@ -490,7 +493,7 @@ class Life(RuleBasedStateMachine):
         headers = {"If-Match": f'"{version}"'} if version else {}
         self.ask(
             "PUT", "/policy", change, lambda: self.model.set_policy(change, version),
-            refused=("SetPolicy", "policy"), keyed=keyed, headers=headers,
+            refused=("SetPolicy", "policy", self.model.news(change), ""), keyed=keyed, headers=headers,
         )  # fmt: skip
 
     def _resume(self, name: str, keyed: bool) -> None:
@@ -635,6 +638,7 @@ def expect(recorded: dict[str, Any], event: Event) -> None:
 
 LEFT_OUT = {
     "reason": "",
+    "asked": {},
     "drain": False,
     "deadline_us": 0,
     "user": False,
@@ -706,6 +710,7 @@ def test_the_api_does_what_the_model_says(
             stateful_step_count=STEPS,
             deadline=None,
             derandomize=not LIVES,
+            phases=[Phase.explicit, Phase.generate, *([Phase.shrink] if LIVES else [])],
             database=None,
             print_blob=True,
             suppress_health_check=list(HealthCheck),
