@@ -20,7 +20,7 @@ import asyncio
 import itertools
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,6 @@ import pytest
 
 from horizon.cli import places
 from horizon.store.snapshots import Snapshots
-from tests.cli.house import fresh_directory
 from tests.faults import strace
 from tests.faults.checker import Kind
 from tests.faults.house import PATIENCE_S, House, eventually
@@ -66,25 +65,6 @@ FIRST_START: Final = (
     ("attempts/epoch", Call("pwrite64"), KILL),
 )
 """One start for each, in the order in which they come."""
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    """One for all tests here; each has a database of its own on it."""
-    with fresh_directory() as directory:
-        server = Server(directory)
-        asyncio.run(server.start())
-        yield server
-        asyncio.run(server.stop())
-
-
-@pytest.fixture
-async def house(server: Server) -> AsyncIterator[House]:
-    with fresh_directory() as directory:
-        async with server.database() as dsn:
-            house = House(directory, dsn, server)
-            yield house
-            await house.end()
 
 
 class Work:
@@ -156,29 +136,18 @@ async def is_killed(house: House, work: Work, call: Call, paths: list[str]) -> N
     await working
 
 
-async def test_an_append_and_a_checkpoint_outlive_any_call_that_fails(house: House, server: Server) -> None:
-    notes = [str(places.checkpoints(house.data_dir))]
-    await start(house)
-    async with house.client() as http:
-        work = Work(house, http)
-        for nth in range(1, await writes_to_postgres(house, server, work) + 1):
-            await fails(house, work, Call("write", nth), await sockets(house, server, work))
-        for call in NOTES:
-            await fails(house, work, call, notes)
-    await house.checked()
-
-
-async def test_an_append_and_a_checkpoint_outlive_any_call_at_which_the_scheduler_is_killed(
-    house: House, server: Server
+@pytest.mark.parametrize("befalls", [fails, is_killed])
+async def test_an_append_and_a_checkpoint_outlive_any_call_that_fails_or_is_the_last(
+    house: House, server: Server, befalls: Callable[[House, Work, Call, list[str]], Awaitable[None]]
 ) -> None:
     notes = [str(places.checkpoints(house.data_dir))]
     await start(house)
     async with house.client() as http:
         work = Work(house, http)
         for nth in range(1, await writes_to_postgres(house, server, work) + 1):
-            await is_killed(house, work, Call("write", nth), await sockets(house, server, work))
+            await befalls(house, work, Call("write", nth), await sockets(house, server, work))
         for call in NOTES:
-            await is_killed(house, work, call, notes)
+            await befalls(house, work, call, notes)
     await house.checked()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,25 +15,6 @@ from tests.faults.house import House, eventually
 from tests.faults.server import Server
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    """One for all tests here; each has a database of its own on it."""
-    with fresh_directory() as directory:
-        server = Server(directory)
-        asyncio.run(server.start())
-        yield server
-        asyncio.run(server.stop())
-
-
-@pytest.fixture
-async def house(server: Server) -> AsyncIterator[House]:
-    with fresh_directory() as directory:
-        async with server.database() as dsn:
-            house = House(directory, dsn, server)
-            yield house
-            await house.end()
 
 
 async def test_an_append_that_is_cut_at_any_stage_is_settled_rightly(house: House, server: Server) -> None:
